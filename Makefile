@@ -1,0 +1,105 @@
+# Every target sets up what it needs by itself: the environment in .venv, and system packages by apt
+# when they are missing and this runs as root. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+BENCH_VENV  := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# An environment is whole when its stamp names this checkout (it was not copied or moved) and its
+# interpreter still starts. Anything else is made again from nothing.
+whole = $(shell [ "$$(cat $(1)/.installed 2>/dev/null)" = "$(CURDIR)" ] && \
+	$(1)/bin/python -c 'import pip' 2>/dev/null && echo yes)
+
+comma := ,
+
+# $(call apt,TEST,PACKAGES,WHAT FOR): when the shell command TEST fails, install PACKAGES.
+define apt
+	if ! { $(1); } >/dev/null 2>&1; then \
+		if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+			echo "make: $(3) needs the system package(s) $(2); install them as root and try again" >&2; \
+			exit 1; \
+		fi; \
+		echo "installing $(2) ($(3))"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get install -y -qq --no-install-recommends $(2) >/dev/null 2>&1 || { \
+			apt-get update -qq && \
+			apt-get install -y -qq --no-install-recommends $(2) >/dev/null; }; \
+	fi
+endef
+
+# $(call venv,DIRECTORY): a new environment, unless a whole one is only to be brought up to date.
+define venv
+	if [ "$(call whole,$(1))" != yes ]; then \
+		$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+			"make: puffs needs Python 3.11 or later and $(PYTHON) is " + sys.version.split()[0] \
+			+ "; name another one, as in: make PYTHON=python3.12")'; \
+		$(call apt,$(PYTHON) -c 'import ensurepip$(comma) venv',python3-venv,the environment $(1)); \
+		echo "making $(1)"; \
+		rm -rf $(1); \
+		$(PYTHON) -m venv $(1); \
+	fi; \
+	rm -f $(1)/.installed
+endef
+
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: help demo test test-full lint format bench clean $(VENV) $(BENCH_VENV)
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-zA-Z.$$()_-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
+		$(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP)  ## mount a file system written in Python, unpack a real tree into it, verify it
+	$(VENV)/bin/puffs demo
+
+test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 10 minutes)
+	$(PY) -m pytest -m "not slow"
+
+test-full: $(STAMP)  ## the tests and the slow ones: real programs, stress
+	$(PY) -m pytest
+
+lint: $(STAMP)  ## formatting, lint rules and types
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+format: $(STAMP)  ## format the code and apply what the linter can mend
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(STAMP)  ## round trips against a server in C: ours and the peers (BENCH="--rounds 20")
+	@$(call apt,echo '#include <linux/fuse.h>' | cc -E -,gcc libc6-dev,the floor in C)
+	@$(MAKE) -s $(BENCH_STAMP) || echo "make: going on without the peers" >&2
+	@$(PY) -m benchmarks $(BENCH)
+
+clean:  ## remove the environments and everything else that was made here
+	rm -rf $(VENV) $(BENCH_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV): $(STAMP)
+$(BENCH_VENV): $(BENCH_STAMP)
+
+ifneq ($(call whole,$(VENV)),yes)
+.PHONY: $(STAMP)
+endif
+$(STAMP): pyproject.toml
+	@$(call venv,$(VENV))
+	@$(PY) -m pip install $(PIP_FLAGS) -e '.[dev]'
+	@echo "$(CURDIR)" > $@
+
+ifneq ($(call whole,$(BENCH_VENV)),yes)
+.PHONY: $(BENCH_STAMP)
+endif
+$(BENCH_STAMP): benchmarks/peers.txt
+	@$(call apt,/sbin/ldconfig -p | grep libfuse3,fuse3,mfusepy$(comma) a peer in the benchmark)
+	@$(call venv,$(BENCH_VENV))
+	@$(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) -r benchmarks/peers.txt
+	@echo "$(CURDIR)" > $@

@@ -1,0 +1,77 @@
+"""puffs: write a file system in Python; mount it for real.
+
+Everything public is here, loaded when it is first used. Start with `Tree`, `PathFileSystem` or
+`FileSystem`, and with `main`, `run`, `mount` or `local`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from puffs.attach.fuse.mounting import MountError as MountError
+    from puffs.attach.local.vfs import LocalFileSystem as LocalFileSystem
+    from puffs.attach.local.vfs import local as local
+    from puffs.attach.main import main as main
+    from puffs.attach.serve import mount as mount
+    from puffs.attach.serve import run as run
+    from puffs.kernel.args import MountArgs as MountArgs
+    from puffs.kernel.mount import Mount as Mount
+    from puffs.kernel.mount import Status as Status
+    from puffs.server.access import check_access as check_access
+    from puffs.server.access import check_setattr as check_setattr
+    from puffs.server.access import check_sticky as check_sticky
+    from puffs.server.access import inherit as inherit
+    from puffs.server.attr import Attr as Attr
+    from puffs.server.attr import Changes as Changes
+    from puffs.server.attr import StatVfs as StatVfs
+    from puffs.server.cred import Cred as Cred
+    from puffs.server.cred import caller as caller
+    from puffs.server.filesystem import FOREVER as FOREVER
+    from puffs.server.filesystem import FileSystem as FileSystem
+    from puffs.server.paths import PathFileSystem as PathFileSystem
+    from puffs.server.tree import Tree as Tree
+    from puffs.server.types import RENAME_EXCHANGE as RENAME_EXCHANGE
+    from puffs.server.types import RENAME_NOREPLACE as RENAME_NOREPLACE
+    from puffs.server.types import RENAME_WHITEOUT as RENAME_WHITEOUT
+    from puffs.server.types import Buffer as Buffer
+    from puffs.server.types import Cookie as Cookie
+    from puffs.server.types import DirEntry as DirEntry
+    from puffs.server.types import Entry as Entry
+    from puffs.server.types import Lock as Lock
+    from puffs.server.types import Open as Open
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "puffs.attach.fuse.mounting": "MountError",
+    "puffs.attach.local.vfs": "LocalFileSystem local",
+    "puffs.attach.main": "main",
+    "puffs.attach.serve": "mount run",
+    "puffs.kernel.args": "MountArgs",
+    "puffs.kernel.mount": "Mount Status",
+    "puffs.server.access": "check_access check_setattr check_sticky inherit",
+    "puffs.server.attr": "Attr Changes StatVfs",
+    "puffs.server.cred": "Cred caller",
+    "puffs.server.filesystem": "FOREVER FileSystem",
+    "puffs.server.paths": "PathFileSystem",
+    "puffs.server.tree": "Tree",
+    "puffs.server.types": (
+        "Buffer Cookie DirEntry Entry Lock Open RENAME_EXCHANGE RENAME_NOREPLACE RENAME_WHITEOUT"
+    ),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 (made from the table, so that no name can be missing)
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

@@ -1,0 +1,1 @@
+"""Attachments: what connects a host to the kernel half."""

@@ -1,0 +1,197 @@
+"""File servers in a child process: started so that failure is known, and ended from here.
+
+The child is forked before the file server is built, as threads do not survive a fork. It reports
+over a socket: one line when the mount can be used or has failed, then one line for each command.
+When this end closes, the child unmounts.
+"""
+
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+from puffs.attach.fuse.mountpoint import MountError
+from puffs.kernel.mount import Mount
+
+logger = logging.getLogger("puffs")
+
+Run = Callable[[Callable[[Mount], None]], None]
+"""What the child does: mount, call the function given with the mount once it can be used, serve,
+return.
+"""
+
+
+class ChildMount:
+    """A mount that a child process serves:
+
+    `mountpoint`, and `pid` of the child. A context manager; its end unmounts.
+    """
+
+    def __init__(self, mountpoint: str, pid: int, control: socket.socket) -> None:
+        self.mountpoint = mountpoint
+        self.pid = pid
+        self._control = control
+        self._lines = control.makefile("r", encoding="utf-8", errors="surrogateescape")
+        self._lock = threading.Lock()
+        self._status: int | None = None
+
+    def unmount(self, force: bool = False) -> None:
+        """Unmount, and wait until the child has ended. Raises as `Mount.unmount` does."""
+        with self._lock:
+            if self._status is not None:
+                return
+            try:
+                self._control.sendall(b"force\n" if force else b"unmount\n")
+                if refusal := self._lines.readline():
+                    _raise_for(refusal)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it has been unmounted by somebody else and has ended
+            self._reap()
+
+    def wait(self) -> int:
+        """Wait until the child has ended, after an unmount by anybody.
+
+        Its exit status: 0, or minus the signal.
+        """
+        with self._lock:
+            return self._reap()
+
+    def _reap(self) -> int:
+        if self._status is None:
+            _, status = os.waitpid(self.pid, 0)
+            self._status = os.waitstatus_to_exitcode(status)
+            self._lines.close()
+            self._control.close()
+        return self._status
+
+    def __enter__(self) -> "ChildMount":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.unmount(force=True)
+
+
+def spawn(run: Run, mountpoint: str) -> ChildMount:
+    """Run `run` in a child process; returns once the mount can be used.
+
+    Raises `MountError` when that fails.
+    """
+    ours, theirs = socket.socketpair()
+    pid = _fork()
+    if pid == 0:
+        ours.close()
+        _child(run, theirs, stay=False)
+    theirs.close()
+    child = ChildMount(mountpoint, pid, ours)
+    try:
+        _raise_for(child._lines.readline())
+    except BaseException:
+        child._reap()
+        raise
+    return child
+
+
+def daemonize(run: Run) -> None:
+    """Run `run` in a process of its own that outlives this one.
+
+    Returns once the mount can be used; raises as `spawn`.
+    """
+    ours, theirs = socket.socketpair()
+    pid = _fork()
+    if pid == 0:
+        ours.close()
+        os.setsid()
+        if _fork() != 0:  # the grandchild has no way to get a terminal
+            os._exit(0)
+        _child(run, theirs, stay=True)
+    theirs.close()
+    os.waitpid(pid, 0)
+    with ours, ours.makefile("r", encoding="utf-8", errors="surrogateescape") as lines:
+        _raise_for(lines.readline())
+
+
+def _fork() -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return os.fork()
+
+
+def _child(run: Run, control: socket.socket, *, stay: bool) -> NoReturn:
+    """The life of a child: serve, report, end without running anything of the parent's."""
+    status = 1
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        run(lambda mount: _settle(mount, control, stay))
+        status = 0
+    except BaseException as exc:
+        _report(control, exc)
+    finally:
+        try:
+            logging.shutdown()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+def _settle(mount: Mount, control: socket.socket, stay: bool) -> None:
+    """The mount can be used: say so, then become a daemon, or obey until the parent goes."""
+    control.sendall(b"0\n")
+    if stay:
+        control.close()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        os.close(null)
+    else:
+        threading.Thread(
+            target=_obey, args=(mount, control), name="puffs-control", daemon=True
+        ).start()
+
+
+def _obey(mount: Mount, control: socket.socket) -> None:
+    with control.makefile("r") as commands:
+        for command in commands:
+            try:
+                mount.unmount(force=command.strip() == "force")
+            except OSError as exc:
+                _report(control, exc)
+            else:
+                break
+    try:
+        mount.unmount(force=True)
+    except OSError as exc:
+        logger.error("the parent has gone: %s", exc)
+
+
+def _report(control: socket.socket, exc: BaseException) -> None:
+    """Send one line: an errno and a text."""
+    code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.EIO
+    text = (
+        exc.strerror
+        if isinstance(exc, OSError) and exc.strerror
+        else f"{type(exc).__name__}: {exc}"
+    )
+    if not isinstance(exc, OSError):
+        logger.error("the file server could not be started", exc_info=exc)
+    line = f"{code} {' '.join(str(text).splitlines())}\n"
+    try:
+        control.sendall(line.encode("utf-8", "surrogateescape"))
+    except OSError:
+        logger.error("%s", text)
+
+
+def _raise_for(line: str) -> None:
+    code, _, text = line.strip().partition(" ")
+    if not code:
+        raise MountError(
+            errno.EIO, "the process of the file server has ended before it was mounted"
+        )
+    if code != "0":
+        raise MountError(int(code), text)

@@ -1,0 +1,1 @@
+"""The attachment to the Linux kernel: the FUSE protocol on /dev/fuse."""

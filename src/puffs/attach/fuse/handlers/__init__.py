@@ -1,0 +1,36 @@
+"""The handlers: one closure for each opcode, made at mount time from what the file server
+implements.
+
+A handler decodes its request from the channel's buffer, calls the file server's operation, and
+hands what that returned to a function of `replies`. Each module here holds the handlers of one
+family and returns them by opcode.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from puffs.attach.fuse.abi import Opcode
+from puffs.attach.fuse.channel import Channel, Handler
+from puffs.attach.fuse.files import OpenFiles
+from puffs.attach.fuse.replies import Replies
+from puffs.kernel.mount import Mount
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What the handlers of one channel share.
+
+    `init_flags` are the FUSE_ bits that were negotiated. `notify` hands a notification to the
+    thread that writes them; `run_calls` runs what other threads want done here.
+    """
+
+    mount: Mount
+    channel: Channel
+    files: OpenFiles
+    reply: Replies
+    init_flags: int
+    notify: Callable[[bytes], object]
+    run_calls: Callable[[], None]
+
+
+Handlers = dict[Opcode, Handler]

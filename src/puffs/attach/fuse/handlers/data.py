@@ -1,0 +1,172 @@
+"""Handlers for open files and their data."""
+
+import errno
+import os
+from struct import Struct
+
+from puffs.attach.fuse.abi import (
+    COPY_FILE_RANGE_IN,
+    COPY_FILE_RANGE_OUT,
+    FALLOCATE_IN,
+    FLUSH_IN,
+    FSYNC_IN,
+    FUSE_FSYNC_FDATASYNC,
+    FUSE_RELEASE_FLOCK_UNLOCK,
+    LSEEK_IN,
+    LSEEK_OUT,
+    OPEN_IN,
+    OPEN_OUT,
+    OUT_HEADER,
+    READ_IN,
+    RELEASE_IN,
+    WRITE_IN,
+    Opcode,
+)
+from puffs.attach.fuse.channel import BODY
+from puffs.attach.fuse.files import NO_FH
+from puffs.attach.fuse.handlers import Handlers, Serving
+from puffs.attach.fuse.handlers.locks import unlocker
+from puffs.kernel import police
+from puffs.server.types import Cookie
+
+
+class BufferKept(Exception):
+    """The file server still holds a view into the buffer: the channel needs another one."""
+
+
+def handlers(serving: Serving) -> Handlers:
+    """The handlers of this family, by opcode."""
+    return {**_opens(serving), **_data(serving), **_ranges(serving)}
+
+
+def _opens(serving: Serving) -> Handlers:
+    mount, channel, reply, files = serving.mount, serving.channel, serving.reply, serving.files
+    buffer, cred, send = channel.buffer, channel.cred, channel.send
+    nodes, file_of, ok, opened = mount.vnodes.by_nodeid, files.file, reply.ok, reply.opened
+    ops = mount.ops
+    fs_open, fs_close, fs_flush, fs_fsync = (
+        ops.get(name) for name in ("open", "close", "flush", "fsync")
+    )
+    writable = mount.read_only or "write" in ops  # a read-only mount sends no opens for writing
+    unlock = unlocker(mount)
+    pack_open = Struct("=IiQQIi").pack
+
+    def open_(unique: int, nodeid: int, _length: int) -> None:
+        flags, _ = OPEN_IN.struct.unpack_from(buffer, BODY)
+        vnode = nodes[nodeid]
+        if not writable and flags & os.O_ACCMODE != os.O_RDONLY:  # statement 2.6
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if fs_open is not None:
+            opened(fs_open(vnode.cookie, flags, cred()), unique, vnode)
+        elif mount.tracks_opens:
+            opened(None, unique, vnode)
+        else:
+            send(pack_open(OUT_HEADER.size + OPEN_OUT.size, 0, unique, NO_FH, 0, 0))
+
+    def release(unique: int, nodeid: int, _length: int) -> None:
+        fh, flags, release_flags, owner = RELEASE_IN.struct.unpack_from(buffer, BODY)
+        cookie, file = nodes[nodeid].cookie, file_of[fh]
+        try:
+            if unlock is not None and release_flags & FUSE_RELEASE_FLOCK_UNLOCK:
+                unlock(cookie, file, owner, True)
+            if fs_close is not None:
+                fs_close(cookie, file, flags)
+        finally:
+            if fh != NO_FH:
+                files.close(fh)
+        ok(None, unique)
+
+    def flush(unique: int, nodeid: int, _length: int) -> None:
+        fh, _, _, owner = FLUSH_IN.struct.unpack_from(buffer, BODY)
+        cookie, file = nodes[nodeid].cookie, file_of[fh]
+        if unlock is not None:
+            unlock(cookie, file, owner, False)
+        ok(fs_flush(cookie, file, owner) if fs_flush is not None else None, unique)
+
+    def fsync(unique: int, nodeid: int, _length: int) -> None:
+        fh, flags, _ = FSYNC_IN.struct.unpack_from(buffer, BODY)
+        datasync = bool(flags & FUSE_FSYNC_FDATASYNC)
+        ok(fs_fsync(nodes[nodeid].cookie, datasync, file_of[fh]), unique)  # type: ignore[misc]
+
+    return {Opcode.OPEN: open_, Opcode.RELEASE: release, Opcode.FLUSH: flush, Opcode.FSYNC: fsync}
+
+
+def _data(serving: Serving) -> Handlers:
+    mount, channel, reply = serving.mount, serving.channel, serving.reply
+    buffer, view = channel.buffer, channel.view
+    nodes, file_of = mount.vnodes.by_nodeid, serving.files.file
+    send_data, send_written = reply.data, reply.written
+    fs_read, fs_write = mount.ops.get("read"), mount.ops.get("write")
+    # Only the members that are used: fh, offset, size. Both structs begin with them.
+    unpack = Struct("=QQI").unpack_from
+    payload = BODY + WRITE_IN.size
+    assert READ_IN.fields["size"] == WRITE_IN.fields["size"] == (16, "I")
+
+    def read(unique: int, nodeid: int, _length: int) -> None:
+        fh, offset, size = unpack(buffer, BODY)
+        cookie = nodes[nodeid].cookie
+        send_data(fs_read(cookie, offset, size, file_of[fh]), unique, size, cookie)  # type: ignore[misc]
+
+    def write(unique: int, nodeid: int, _length: int) -> None:
+        fh, offset, size = unpack(buffer, BODY)
+        cookie = nodes[nodeid].cookie
+        data = view[payload : payload + size]
+        try:
+            send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)  # type: ignore[misc]
+        finally:
+            # A view that the file server has kept is dead from here on: using it raises, it never
+            # shows other data.
+            try:
+                data.release()
+            except BufferError:
+                raise BufferKept from None
+
+    return {Opcode.READ: read, Opcode.WRITE: write}
+
+
+def _ranges(serving: Serving) -> Handlers:
+    mount, channel = serving.mount, serving.channel
+    buffer, send = channel.buffer, channel.send
+    nodes, file_of, ok, written = (
+        mount.vnodes.by_nodeid,
+        serving.files.file,
+        serving.reply.ok,
+        serving.reply.written,
+    )
+    fs_seek, fs_fallocate = mount.ops.get("seek"), mount.ops.get("fallocate")
+    fs_copy = mount.ops.get("copy_file_range")
+    pack_offset = Struct("=IiQQ").pack
+
+    def lseek(unique: int, nodeid: int, _length: int) -> None:
+        fh, offset, whence, _ = LSEEK_IN.struct.unpack_from(buffer, BODY)
+        cookie = nodes[nodeid].cookie
+        where = police.position(fs_seek(cookie, offset, whence, file_of[fh]), cookie)  # type: ignore[misc]
+        send(pack_offset(OUT_HEADER.size + LSEEK_OUT.size, 0, unique, where))
+
+    def fallocate(unique: int, nodeid: int, _length: int) -> None:
+        fh, offset, size, mode, _ = FALLOCATE_IN.struct.unpack_from(buffer, BODY)
+        ok(fs_fallocate(nodes[nodeid].cookie, mode, offset, size, file_of[fh]), unique)  # type: ignore[misc]
+
+    def copied(nodeid: int) -> tuple[object, int, Cookie]:
+        fh, offset, to_id, to_fh, to_offset, size, flags = COPY_FILE_RANGE_IN.struct.unpack_from(
+            buffer, BODY
+        )
+        node, to = nodes[nodeid].cookie, nodes[to_id].cookie
+        files = file_of[fh], file_of[to_fh]
+        return fs_copy(node, offset, files[0], to, to_offset, files[1], size, flags), size, to  # type: ignore[misc]
+
+    def copy_file_range(unique: int, nodeid: int, _length: int) -> None:
+        amount, size, to = copied(nodeid)
+        written(amount, unique, size, to)
+
+    def copy_file_range_64(unique: int, nodeid: int, _length: int) -> None:
+        amount, size, to = copied(nodeid)
+        police.amount(amount, size, to, "copy_file_range")
+        send(pack_offset(OUT_HEADER.size + COPY_FILE_RANGE_OUT.size, 0, unique, amount))
+
+    return {
+        Opcode.LSEEK: lseek,
+        Opcode.FALLOCATE: fallocate,
+        Opcode.COPY_FILE_RANGE: copy_file_range,
+        Opcode.COPY_FILE_RANGE_64: copy_file_range_64,
+    }

@@ -1,0 +1,139 @@
+"""INIT: what the kernel offers, what this mount has a use for, and what both then hold to (fuse(4),
+protocol 7.31 on).
+
+What the kernel does not offer is not used, and nothing is answered that it did not offer.
+"""
+
+import errno
+from dataclasses import dataclass
+from typing import Final
+
+from puffs.attach.fuse.abi import (
+    COMPAT_INIT_IN,
+    FUSE_ABORT_ERROR,
+    FUSE_ASYNC_DIO,
+    FUSE_ASYNC_READ,
+    FUSE_AUTO_INVAL_DATA,
+    FUSE_BIG_WRITES,
+    FUSE_CACHE_SYMLINKS,
+    FUSE_DIRECT_IO_ALLOW_MMAP,
+    FUSE_DO_READDIRPLUS,
+    FUSE_EXPORT_SUPPORT,
+    FUSE_FLOCK_LOCKS,
+    FUSE_INIT_EXT,
+    FUSE_MAX_PAGES,
+    FUSE_NO_EXPORT_SUPPORT,
+    FUSE_NO_OPEN_SUPPORT,
+    FUSE_PARALLEL_DIROPS,
+    FUSE_POSIX_LOCKS,
+    FUSE_READDIRPLUS_AUTO,
+    FUSE_SETXATTR_EXT,
+    INIT_IN,
+    INIT_OUT,
+    KERNEL_MINOR_VERSION,
+    KERNEL_VERSION,
+    MIN_MINOR_VERSION,
+)
+from puffs.kernel.mount import Mount
+
+PAGE: Final = 4096
+MAX_BACKGROUND: Final = 64
+"""Requests that nobody waits for directly (read-ahead, asynchronous I/O) under way at once."""
+
+REQUEST_ROOM: Final = 8192
+"""What the largest request may need beside its data: headers, names, extensions.
+
+Also the kernel's own minimum.
+"""
+
+_ALWAYS: Final = (
+    FUSE_ASYNC_READ
+    | FUSE_BIG_WRITES
+    | FUSE_AUTO_INVAL_DATA
+    | FUSE_ASYNC_DIO
+    | FUSE_PARALLEL_DIROPS
+    | FUSE_ABORT_ERROR
+    | FUSE_MAX_PAGES
+    | FUSE_CACHE_SYMLINKS
+    | FUSE_NO_OPEN_SUPPORT
+    | FUSE_SETXATTR_EXT
+    | FUSE_INIT_EXT
+    | FUSE_DIRECT_IO_ALLOW_MMAP
+)
+_FOR_OPERATION: Final = {
+    "readdir": FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO,
+    "advlock": FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS,
+    "fileid": FUSE_EXPORT_SUPPORT,
+}
+
+
+class WrongProtocol(OSError):
+    """The kernel speaks a protocol that puffs does not."""
+
+    def __init__(self, major: int, minor: int) -> None:
+        need = f"{KERNEL_VERSION}.{MIN_MINOR_VERSION}"
+        super().__init__(
+            errno.EPROTONOSUPPORT,
+            f"the kernel speaks FUSE {major}.{minor}; puffs needs {need} or later (Linux 5.4)",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """What both sides hold to. `max_write` is the largest data of one request in bytes."""
+
+    minor: int
+    flags: int
+    max_write: int
+    max_readahead: int
+
+    @property
+    def buffer_size(self) -> int:
+        """The length of a buffer that every request fits into."""
+        return self.max_write + REQUEST_ROOM
+
+    def reply(self) -> bytes:
+        """The body of the reply to INIT."""
+        return INIT_OUT.pack(
+            major=KERNEL_VERSION,
+            minor=self.minor,
+            max_readahead=self.max_readahead,
+            flags=self.flags & 0xFFFFFFFF,
+            max_background=MAX_BACKGROUND,
+            congestion_threshold=MAX_BACKGROUND * 3 // 4,
+            max_write=self.max_write,
+            time_gran=1,
+            max_pages=self.max_write // PAGE,
+            flags2=self.flags >> 32,
+        )
+
+
+def newer_major(body: memoryview) -> bytes | None:
+    """The reply to a kernel of a later major version: ours, and it will ask again in terms of that.
+
+    None if it is not.
+    """
+    major, *_ = COMPAT_INIT_IN.struct.unpack_from(body)
+    return INIT_OUT.pack(major=KERNEL_VERSION) if major > KERNEL_VERSION else None
+
+
+def negotiate(body: memoryview, mount: Mount, max_write: int) -> Negotiated:
+    """Settle on what the `fuse_init_in` in `body` offers and what `mount` has a use for.
+
+    `max_write`: the largest data of one request that the mount was asked for. Raises
+    `WrongProtocol`.
+    """
+    major, minor, max_readahead, offered = COMPAT_INIT_IN.struct.unpack_from(body)
+    if major != KERNEL_VERSION or minor < MIN_MINOR_VERSION:
+        raise WrongProtocol(major, minor)
+    if offered & FUSE_INIT_EXT and len(body) >= INIT_IN.size:
+        offered |= INIT_IN.unpack(body)["flags2"] << 32
+    wanted = _ALWAYS
+    for operation, flags in _FOR_OPERATION.items():
+        if operation in mount.ops:
+            wanted |= flags
+    if not wanted & FUSE_EXPORT_SUPPORT:
+        wanted |= FUSE_NO_EXPORT_SUPPORT
+    # Without max_pages a request holds 32 pages.
+    limit = max_write if offered & FUSE_MAX_PAGES else min(max_write, 32 * PAGE)
+    return Negotiated(min(minor, KERNEL_MINOR_VERSION), offered & wanted, limit, max_readahead)

@@ -1,0 +1,73 @@
+"""mount(2), umount2(2) and syncfs(2), which the standard library does not have.
+
+Through the C library that the interpreter runs on; `ctypes.CDLL` lets go of the GIL for each call,
+so a thread that serves a mount goes on while another one mounts or unmounts.
+"""
+
+import ctypes
+import os
+from typing import Final
+
+MS_RDONLY: Final = 1 << 0
+MS_NOSUID: Final = 1 << 1
+MS_NODEV: Final = 1 << 2
+MS_NOEXEC: Final = 1 << 3
+MS_SYNCHRONOUS: Final = 1 << 4
+MS_DIRSYNC: Final = 1 << 7
+MS_NOATIME: Final = 1 << 10
+
+MNT_DETACH: Final = 1 << 1
+UMOUNT_NOFOLLOW: Final = 1 << 3
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+
+
+def mount(source: str, target: str, fstype: str, flags: int, data: str) -> None:
+    """Mount `source` on `target`: mount(2).
+
+    Args:
+        flags: MS_* bits.
+        data: the file system's own options, separated by commas.
+
+    Raises:
+        OSError: with the errno of mount(2) and the target.
+    """
+    strings = [os.fsencode(text) for text in (source, target, fstype)]
+    if _libc.mount(*strings, flags, os.fsencode(data)) != 0:
+        _fail(target)
+
+
+def umount2(target: str, flags: int) -> None:
+    """Take the topmost mount off `target`: umount2(2).
+
+    Args:
+        flags: MNT_DETACH, UMOUNT_NOFOLLOW.
+
+    Raises:
+        OSError: with the errno of umount2(2) and the target.
+    """
+    if _libc.umount2(os.fsencode(target), flags) != 0:
+        _fail(target)
+
+
+def syncfs(fd: int) -> None:
+    """Write what is buffered of the file system that the descriptor `fd` is in: syncfs(2).
+
+    Raises:
+        OSError: with the errno of syncfs(2).
+    """
+    if _libc.syncfs(fd) != 0:
+        _fail(f"descriptor {fd}")
+
+
+def _fail(target: str) -> None:
+    code = ctypes.get_errno()
+    raise OSError(code, os.strerror(code), target)

@@ -1,0 +1,170 @@
+"""Sparse contents of a file in memory: what was written takes room, holes take none."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Final
+
+CHUNK: Final = 1 << 16
+"""Bytes are kept in pieces of up to this size."""
+
+_ZEROS: Final = bytes(CHUNK)
+
+
+class Extents:
+    """The contents of one file, without its size, which is the caller's.
+
+    Chunk `n` holds the bytes from `n * CHUNK` on and is as long as what was stored in it: a small file is one short chunk.
+    What is behind the end of a chunk, and a chunk that is not there, is a hole and reads as zeros. `allocated` is the
+    number of bytes that are kept.
+
+    The caller reads up to the end of his file and punches what is behind it when it shrinks. So what is kept behind the
+    end (`fallocate(2)` with FALLOC_FL_KEEP_SIZE) is zeros, and a file that grows shows nothing old.
+
+    Threads: one at a time may change the contents; any number may read meanwhile. This is safe because a reader finds a
+    chunk once and then looks at that object only; a chunk grows in place, is replaced by a shorter one, and never
+    changes its length again once it is full. Only a full chunk's own memory is lent out (to `join`), since Python
+    refuses to resize memory that is lent.
+    """
+
+    __slots__ = ("_chunks", "_order", "allocated")
+
+    def __init__(self) -> None:
+        self.allocated = 0
+        self._chunks: dict[int, bytearray] = {}
+        # The numbers of all chunks in order, made when a seek needs them; None after a chunk came or went.
+        self._order: list[int] | None = None
+
+    def read(self, offset: int, size: int) -> bytes | bytearray:
+        """`size` bytes from `offset`; a private copy."""
+        index, start = divmod(offset, CHUNK)
+        end = start + size
+        chunk = self._chunks.get(index)
+        if chunk is not None and end <= len(chunk):
+            return chunk[start:end]
+        parts: list[bytes | bytearray] = []
+        for index, start, end in _pieces(offset, size):
+            stored = self._chunks.get(index, b"")
+            if end - start == CHUNK == len(stored):
+                parts.append(stored)
+                continue
+            piece = stored[start:end]
+            parts.append(piece)
+            parts.append(_ZEROS[: end - start - len(piece)])
+        return b"".join(parts)
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview, room: int) -> int:
+        """Store as much of `data` from `offset` on as `room` new bytes allow; returns how much that was."""
+        chunks = self._chunks
+        size = len(data)
+        done = 0
+        while done < size:
+            index, start = divmod(offset + done, CHUNK)
+            end = min(start + size - done, CHUNK)
+            chunk = chunks.get(index)
+            have = 0 if chunk is None else len(chunk)
+            if end - have > room:
+                end = have + room
+                if end <= start:
+                    break
+            piece = data[done : done + end - start]
+            if chunk is None:
+                self._order = None
+            if end - start == CHUNK:
+                chunks[index] = bytearray(piece)
+            elif chunk is None:
+                chunks[index] = bytearray(piece) if start == 0 else bytearray(start) + piece
+            else:
+                if start > have:
+                    chunk.extend(bytes(end - have))
+                chunk[start:end] = piece
+            if end > have:
+                self.allocated += end - have
+                room -= end - have
+            done += end - start
+        return done
+
+    def missing(self, offset: int, size: int) -> int:
+        """How many new bytes `reserve` or `write` of this range would take."""
+        chunks = self._chunks
+        return sum(max(0, end - len(chunks.get(i, b""))) for i, _, end in _pieces(offset, size))
+
+    def reserve(self, offset: int, size: int) -> None:
+        """Make room for every byte of the range, so that writing it takes nothing new. Holes become zeros."""
+        for index, _, end in _pieces(offset, size):
+            chunk = self._chunks.get(index)
+            if chunk is None:
+                self._chunks[index] = bytearray(end)
+                self._order = None
+                self.allocated += end
+            elif len(chunk) < end:
+                grown = end - len(chunk)
+                chunk.extend(bytes(grown))
+                self.allocated += grown
+
+    def zero(self, offset: int, size: int) -> None:
+        """Overwrite a range that is reserved with zeros."""
+        for index, start, end in _pieces(offset, size):
+            self._chunks[index][start:end] = _ZEROS[: end - start]
+
+    def punch(self, offset: int, size: int) -> None:
+        """Make the range read as zeros and give back the room that it took, as far as whole chunks and ends go."""
+        first, start = divmod(offset, CHUNK)
+        last, end = divmod(offset + size, CHUNK)
+        if first == last:
+            self._cut(first, start, end)
+            return
+        if start:
+            self._cut(first, start, CHUNK)
+            first += 1
+        self._cut(last, 0, end)
+        whole = range(first, last)
+        chunks = self._chunks
+        if len(whole) < len(chunks):
+            gone = [index for index in whole if index in chunks]
+        else:
+            gone = [index for index in chunks if index in whole]
+        for index in gone:
+            self._cut(index, 0, CHUNK)
+
+    def next_data(self, offset: int) -> int | None:
+        """The first byte at or after `offset` that is kept; None when there is none."""
+        index, start = divmod(offset, CHUNK)
+        if start < len(self._chunks.get(index, b"")):
+            return offset
+        order = self._order
+        if order is None:
+            order = self._order = sorted(self._chunks)
+        place = bisect_right(order, index)
+        return order[place] * CHUNK if place < len(order) else None
+
+    def next_hole(self, offset: int) -> int:
+        """The first byte at or after `offset` that is not kept."""
+        index, start = divmod(offset, CHUNK)
+        while (have := len(self._chunks.get(index, b""))) == CHUNK:
+            index, start = index + 1, 0
+        return index * CHUNK + max(start, have)
+
+    def _cut(self, index: int, start: int, end: int) -> None:
+        """Take a range out of one chunk: its end is given back, its middle becomes zeros."""
+        chunk = self._chunks.get(index)
+        if chunk is None or start >= len(chunk) or start == end:
+            return
+        if end < len(chunk):
+            chunk[start:end] = _ZEROS[: end - start]
+            return
+        if start:
+            self._chunks[index] = chunk[:start]
+        else:
+            del self._chunks[index]
+            self._order = None
+        self.allocated -= len(chunk) - start
+
+
+def _pieces(offset: int, size: int) -> Iterator[tuple[int, int, int]]:
+    """A range of a file chunk by chunk: the number of the chunk, and where the range starts and ends in it."""
+    index, start = divmod(offset, CHUNK)
+    while size > 0:
+        end = min(start + size, CHUNK)
+        yield index, start, end
+        size -= end - start
+        index, start = index + 1, 0

@@ -1,0 +1,138 @@
+"""Open directories: what `readdir` yields, in the order and with the positions that a host can rely
+on.
+
+A file server that gives each entry its own position (`DirEntry.next`) is asked to continue there.
+For one that does not, the kernel half keeps what was yielded for as long as the directory is open,
+so that seekdir(3) works and nothing is skipped or shown twice while the directory changes; a read
+from position 0 (rewinddir) asks anew.
+
+"." and ".." come first and are the kernel half's own.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from stat import S_IFDIR
+from typing import Final
+
+from puffs.kernel import police
+from puffs.server.errors import ProtocolFault
+from puffs.server.types import Cookie, DirEntry
+
+_DOT: Final = (1 << 63) - 2
+"""Positions behind "." and ".." where the file server's own positions are used; beyond all of
+those.
+"""
+_DOTDOT: Final = (1 << 63) - 1
+_DOTS: Final = frozenset((".", ".."))
+
+Readdir = Callable[[Cookie, int, object], Iterable[DirEntry | str]]
+
+
+class OpenDirectory:
+    """One open directory.
+
+    `file` is what `opendir` gave, `ino` and `parent_ino` are shown for "." and "..".
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_dots",
+        "_kept",
+        "_own_positions",
+        "_readdir",
+        "_source",
+        "cookie",
+        "file",
+    )
+
+    def __init__(
+        self, readdir: Readdir, cookie: Cookie, file: object, ino: int, parent_ino: int
+    ) -> None:
+        self.cookie = cookie
+        self.file = file
+        self._readdir = readdir
+        self._dots = (DirEntry(".", S_IFDIR, ino, 1), DirEntry("..", S_IFDIR, parent_ino, 2))
+        self._source: Iterator[DirEntry] | None = None
+        self._kept: list[DirEntry] = []
+        self._own_positions = False
+        # With positions of the file server's own: the entry that was taken but found no room, and
+        # where it stands.
+        self._ahead: tuple[int, DirEntry] | None = None
+
+    def entries(self, offset: int) -> Iterator[tuple[int, DirEntry]]:
+        """The entries from position `offset` on, each with the position behind it.
+
+        The caller takes what it has room for; the last one it takes but cannot deliver is given
+        again next time.
+        """
+        if offset == 0:
+            self._start()
+        elif self._source is None:
+            self._start()
+            if not self._own_positions:
+                self._keep_until(offset - 2)
+        if self._own_positions:
+            return self._from_server(offset)
+        return self._from_kept(offset)
+
+    def _start(self) -> None:
+        """Ask the file server from the beginning, and see whose positions count."""
+        self._kept = []
+        self._ahead = None
+        source = self._ask(0)
+        first = next(source, None)
+        self._own_positions = first is not None and first.next > 0
+        self._source = source
+        if first is None:
+            return
+        if self._own_positions:
+            self._ahead = (0, first)
+        else:
+            self._kept.append(first)
+
+    def _ask(self, offset: int) -> Iterator[DirEntry]:
+        cookie = self.cookie
+        for reply in self._readdir(cookie, offset, self.file):
+            entry = police.entry(reply, cookie)
+            if entry.name not in _DOTS:
+                yield entry
+
+    def _keep_until(self, count: int) -> bool:
+        """Take entries until `count` of them are kept. False when there are fewer."""
+        missing = count - len(self._kept)
+        if missing > 0 and self._source is not None:
+            self._kept.extend(islice(self._source, missing))
+        return len(self._kept) >= count
+
+    def _from_kept(self, offset: int) -> Iterator[tuple[int, DirEntry]]:
+        for position in range(offset, 2):
+            yield position + 1, self._dots[position]
+        position = max(offset, 2)
+        while self._keep_until(position - 1):
+            yield position + 1, self._kept[position - 2]
+            position += 1
+
+    def _from_server(self, offset: int) -> Iterator[tuple[int, DirEntry]]:
+        if offset == 0:
+            yield _DOT, self._dots[0]
+        if offset in (0, _DOT):
+            yield _DOTDOT, self._dots[1]
+        at = 0 if offset in (_DOT, _DOTDOT) else offset
+        if self._ahead is not None and self._ahead[0] == at:
+            entry: DirEntry | None = self._ahead[1]
+        else:
+            self._source = self._ask(at)
+            entry = next(self._source, None)
+        while entry is not None:
+            if not 0 < entry.next < _DOT:
+                raise ProtocolFault(
+                    "READDIR",
+                    f"readdir gave {entry.name!r} the position {entry.next}",
+                    node=self.cookie,
+                )
+            self._ahead = (at, entry)
+            yield entry.next, entry
+            at = entry.next
+            assert self._source is not None
+            entry = next(self._source, None)
+        self._ahead = None

@@ -1,0 +1,325 @@
+"""`Mount`: one file server, mounted. Its states, its root, and the operations on the file system as
+a whole.
+
+States (statement 2.1): BEFOREINIT until the arguments are checked and the file server has given its
+root; MOUNTING until the host has answered; RUNNING; DYING from the moment that nothing can reach
+the file server any more.
+
+A host is connected by an *attachment* (Linux FUSE, this process). Messages to a file server in the
+same process are plain calls, made on the thread that serves; `Mount.call` brings calls from other
+threads there.
+"""
+
+import errno
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from puffs.kernel import police
+from puffs.kernel.args import MountArgs
+from puffs.kernel.vnode import Vnode, VnodeTable
+from puffs.server.attr import Attr, StatVfs
+from puffs.server.cred import Cred
+from puffs.server.errors import ProtocolFault, errno_of
+from puffs.server.operations import CHANGING, OPERATIONS, REQUIRED, Operations
+
+logger = logging.getLogger("puffs")
+
+T = TypeVar("T")
+
+
+class Status(IntEnum):
+    """The state of a mount, numbered as the reference does."""
+
+    BEFOREINIT = 0
+    MOUNTING = 1
+    RUNNING = 2
+    DYING = 3
+
+
+class Attachment(Protocol):
+    """What connects a host to a mount."""
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function` on a thread that serves, and return what it returns.
+
+        From other threads only.
+        """
+        ...
+
+    def busy(self) -> bool:
+        """Whether files are open, as far as that can be told without trying."""
+        ...
+
+    def flush(self) -> None:
+        """Have the host write what it has buffered, so that the file server sees it."""
+        ...
+
+    def detach(self, force: bool) -> None:
+        """Take the file system from the host; EBUSY when it is in use and `force` is not set."""
+        ...
+
+
+class Servable(Protocol):
+    """What a file server is to the kernel half: its operations, lifetimes and name."""
+
+    name_ttl: ClassVar[float]
+    attr_ttl: ClassVar[float]
+    negative_ttl: ClassVar[float]
+    name: ClassVar[str]
+
+    def operations(self) -> Operations:
+        """The operations that it implements, bound, by name."""
+        ...
+
+
+class Mount:
+    """The kernel half of one mount.
+
+    Building it checks the arguments and calls the file server's `mount`, whose error is the
+    caller's. `args` None means the defaults, with the file server's name. `clock` gives the present
+    in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        server: Servable,
+        args: MountArgs | None = None,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.status = Status.BEFOREINIT
+        self.server = server
+        self.name = server.name or type(server).__name__.lower()
+        self.args = (args or MountArgs(self.name)).checked()
+        self.mountpoint = ""
+        """Where a host shows this mount, for people; empty while none does."""
+        self.clock = clock
+        self.ops = dict(server.operations())
+        unknown = self.ops.keys() - OPERATIONS.keys()
+        missing = [name for name in REQUIRED if name not in self.ops]
+        if unknown or missing:
+            what = (
+                f"lacks {', '.join(missing)}"
+                if missing
+                else f"has unknown operations {sorted(unknown)}"
+            )
+            raise TypeError(f"{type(server).__name__} {what}: it cannot be mounted")
+        self.vnodes = VnodeTable(
+            generation=secrets.randbits(32),
+            fileid=self.ops.get("fileid"),
+            inactive=self._faf("inactive"),
+            reclaim=self._faf("reclaim"),
+        )
+        self._attachments: list[Attachment] = []
+        self._unmounting = threading.Lock()
+        self._gone = threading.Event()
+        cookie = self.ops["mount"]()
+        if cookie is None:
+            raise ProtocolFault(
+                "MAKENODE", "mount() returned None instead of the cookie of the root"
+            )
+        self._root = self.vnodes.set_root(cookie)
+        attr = police.attributes(self.ops["getattr"](cookie, None), cookie, "getattr")
+        self._root.ino = attr.ino or self._root.ino
+        self.root_type = attr.type
+        self.status = Status.MOUNTING
+
+    # ----------------------------------------------------------------------------------- life cycle
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the file server defines nothing that changes the file system."""
+        return CHANGING.isdisjoint(self.ops)
+
+    @property
+    def tracks_opens(self) -> bool:
+        """Whether the file server has any use for open files.
+
+        If not, hosts need not tell of them.
+        """
+        return not self.ops.keys().isdisjoint(("open", "close", "inactive"))
+
+    def attach(self, attachment: Attachment) -> None:
+        """Connect a host. The mount lives until its last attachment is gone."""
+        self._attachments.append(attachment)
+
+    def start(self) -> None:
+        """The host is ready:
+
+        MOUNTING becomes RUNNING. Legal once only (S3, improved; 6.1 item 8).
+        """
+        if self.status is not Status.MOUNTING:
+            raise OSError(errno.EINVAL, f"start of a mount that is {self.status.name}")
+        self.status = Status.RUNNING
+
+    def abandon(self) -> None:
+        """No host could be connected: end it, as if it had been unmounted."""
+        self.status = Status.DYING
+        self._end()
+
+    def detached(self, attachment: Attachment) -> None:
+        """An attachment has lost its host.
+
+        The last one ends the mount: every node is reclaimed, then `unmounted`.
+        """
+        if attachment in self._attachments:
+            self._attachments.remove(attachment)
+        if self._attachments or self._gone.is_set():
+            return
+        running = self.status is Status.RUNNING
+        self.status = Status.DYING
+        if running:
+            self._quietly("sync", True, Cred.current())
+        self._end()
+
+    def _end(self) -> None:
+        self.vnodes.clear()
+        self._quietly("unmounted")
+        self._gone.set()
+
+    def unmount(self, force: bool = False) -> None:
+        """Unmount: ask the file server, take the mount from every host, and wait until it is gone.
+
+        Raises `OSError`: EBUSY when files are open (U2, without asking the file server), what the
+        file server refuses with (U9), EBUSY for a second unmount at the same time. With `force`
+        nothing is refused. A mount that is gone is left alone. Not for use inside an operation.
+        """
+        if not self._unmounting.acquire(blocking=False):
+            raise OSError(errno.EBUSY, f"{self.name} is being unmounted already")
+        try:
+            if self._gone.is_set():
+                return
+            if not force and any(attachment.busy() for attachment in self._attachments):
+                raise OSError(errno.EBUSY, f"files of {self.name} are open")
+            if (
+                self.status is Status.RUNNING
+            ):  # U5, improved: in MOUNTING nobody is asked and nobody refuses
+                self._ask_unmount(force)
+            for attachment in list(self._attachments):
+                attachment.detach(force)
+            self._gone.wait()
+        finally:
+            self._unmounting.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the mount is gone, `timeout` seconds at most. Tells whether it is."""
+        return self._gone.wait(timeout)
+
+    def __enter__(self) -> "Mount":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.unmount(force=True)
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function` where the file server's operations run, and return what it returns."""
+        if self._attachments:
+            return self._attachments[0].call(function, *args)
+        return function(*args)
+
+    def _ask_unmount(self, force: bool) -> None:
+        question = self.ops.get("unmount")
+        if question is None:
+            return
+        try:
+            self.call(question, force)
+        except Exception as exc:
+            if not force:
+                code = self.errno_of(exc, "unmount")
+                raise OSError(
+                    code, f"{self.name} refuses to be unmounted: {os.strerror(code)}"
+                ) from exc
+
+    # ------------------------------------------------------------------------ the whole file system
+
+    def root(self) -> Vnode:
+        """The root's vnode. Never asks the file server (R1)."""
+        return self._root
+
+    def statvfs(self) -> StatVfs:
+        """The size of the file system.
+
+        EINPROGRESS while mounting (V1), zeroes when not implemented.
+        """
+        if self.status is Status.MOUNTING:
+            raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
+        self._running()
+        operation = self.ops.get("statvfs")
+        return police.statvfs(operation()) if operation else StatVfs(bsize=512)
+
+    def sync(self, wait: bool = True, cred: Cred | None = None) -> None:
+        """Have hosts write what they have buffered, then the file server itself (Y1, Y2).
+
+        Not inside an operation.
+        """
+        self._running()
+        first: OSError | None = None
+        for attachment in list(self._attachments):
+            try:
+                attachment.flush()
+            except OSError as exc:
+                first = first or exc
+        operation = self.ops.get("sync")
+        if operation is not None:
+            self.call(operation, wait, cred or Cred.current())
+        if first is not None:
+            raise first
+
+    def new_attr(self, mode: int, cred: Cred, rdev: int = 0) -> Attr:
+        """The attributes that a new file of `cred` is made with: owner, and all times now."""
+        now = self.clock()
+        return Attr(
+            mode,
+            uid=cred.uid,
+            gid=cred.gid,
+            atime_ns=now,
+            mtime_ns=now,
+            ctime_ns=now,
+            btime_ns=now,
+            rdev=rdev,
+        )
+
+    # ------------------------------------------------------------------------------------- messages
+
+    def missing(self, name: str) -> int:
+        """What is answered for an operation that the file server does not define: 0 or an errno
+        (statement 2.6).
+        """
+        return OPERATIONS[name].missing
+
+    def errno_of(self, exc: BaseException, operation: str) -> int:
+        """The errno of the caller for what `operation` raised; a protocol fault is logged and told
+        to the file server.
+        """
+        try:
+            if not isinstance(exc, ProtocolFault):
+                return errno_of(exc, operation)
+        except ProtocolFault as fault:
+            exc = fault
+        assert isinstance(exc, ProtocolFault)
+        logger.error("%s: bad reply of the file server: %s", self.name, exc.text)
+        self._quietly("error", exc.kind, exc.hint, exc.text, exc.node)
+        return exc.errno or errno.EPROTO
+
+    def _running(self) -> None:
+        if self.status is not Status.RUNNING:
+            raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
+
+    def _faf(self, name: str) -> Callable[..., None] | None:
+        """A fire-and-forget message: nobody waits, and a failure is logged and reaches nobody."""
+        return (lambda *args: self._quietly(name, *args)) if name in self.ops else None
+
+    def _quietly(self, name: str, *args: Any) -> None:
+        operation = self.ops.get(name)
+        if operation is None:
+            return
+        try:
+            operation(*args)
+        except Exception:
+            logger.exception("%s failed in the file server", name)

@@ -1,0 +1,186 @@
+"""Policing (statement 2.7): no reply of a file server is believed before it was looked at.
+
+Each function takes what an operation returned and gives back what an attachment may pass on, or
+raises `ProtocolFault`: the caller then gets EPROTO, the file server is told, and the mount goes on.
+"""
+
+import os
+from errno import E2BIG, EINVAL, ENAMETOOLONG
+from typing import Final
+
+from puffs.kernel.vnode import Vnode
+from puffs.server.attr import Attr, StatVfs, as_attr
+from puffs.server.errors import ProtocolFault
+from puffs.server.types import Buffer, Cookie, DirEntry, Entry, Open
+
+NAME_MAX: Final = 255
+LINK_MAX: Final = 4095
+XATTR_MAX: Final = 65536
+
+
+def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | None, Entry | None]:
+    """What `lookup`, `create` and their like return: the cookie, attributes if they came with it,
+    and the `Entry`.
+
+    None is no cookie (R8, N4), and a file is not its own parent (N3).
+    """
+    if type(reply) is Entry:
+        cookie, entry = reply.node, reply
+        attr = None if reply.attr is None else attributes(reply.attr, cookie, operation)
+    else:
+        cookie, attr, entry = reply, None, None
+    kind = "LOOKUP" if operation == "lookup" else "MAKENODE"
+    if cookie is None:
+        raise ProtocolFault(kind, f"{operation} returned None instead of a cookie")
+    if type(cookie).__hash__ is None:
+        raise ProtocolFault(
+            kind, f"{operation} returned {cookie!r}, which is not hashable and can be no cookie"
+        )
+    if cookie == parent.cookie:
+        raise ProtocolFault(
+            kind, f"{operation} returned the cookie of the directory itself", node=cookie
+        )
+    return cookie, attr, entry
+
+
+def created(reply: object) -> tuple[object, object, bool]:
+    """What `create` and `tmpfile` return: the node, what `open` would return, and whether that came
+    with it.
+    """
+    if type(reply) is tuple and len(reply) == 2:
+        return reply[0], reply[1], True
+    return reply, None, False
+
+
+def opened(reply: object) -> Open:
+    """What `open` and `opendir` return, as an `Open`."""
+    return reply if isinstance(reply, Open) else Open(reply)
+
+
+def attributes(reply: object, cookie: Cookie, operation: str) -> Attr:
+    """What `getattr` and `setattr` return."""
+    if type(reply) is Attr:
+        return reply
+    try:
+        return as_attr(reply)
+    except TypeError as exc:
+        raise ProtocolFault("ERROR", f"{operation}: {exc}", node=cookie) from None
+
+
+def data(reply: object, size: int, cookie: Cookie) -> Buffer:
+    """What `read` returns: bytes-like, and no more than were asked for (N12)."""
+    if type(reply) is not bytes:
+        try:
+            reply = memoryview(reply).cast("B")  # type: ignore[arg-type]
+        except TypeError:
+            raise ProtocolFault(
+                "READ", f"read returned {type(reply).__name__}, not bytes", node=cookie
+            ) from None
+    if len(reply) > size:
+        raise ProtocolFault(
+            "READ", f"read returned {len(reply)} bytes where {size} were asked for", E2BIG, cookie
+        )
+    return reply
+
+
+def amount(reply: object, size: int, cookie: Cookie, operation: str = "write") -> int:
+    """What `write` and `copy_file_range` return: how many of `size` bytes were taken (N13)."""
+    if type(reply) is not int:
+        raise ProtocolFault(
+            "WRITE", f"{operation} returned {reply!r}, not the number of bytes written", node=cookie
+        )
+    if not 0 <= reply <= size:
+        raise ProtocolFault(
+            "WRITE", f"{operation} returned {reply} where {size} bytes were given", EINVAL, cookie
+        )
+    return reply
+
+
+def position(reply: object, cookie: Cookie) -> int:
+    """What `seek` returns: an offset."""
+    if type(reply) is not int or not 0 <= reply < 1 << 63:
+        raise ProtocolFault("ERROR", f"seek returned {reply!r}, which is no offset", node=cookie)
+    return reply
+
+
+def target(reply: object, cookie: Cookie) -> bytes:
+    """What `readlink` returns: not empty, no NUL, at most 4095 bytes (N11)."""
+    if not isinstance(reply, str | bytes | os.PathLike):
+        raise ProtocolFault(
+            "READLINK", f"readlink returned {type(reply).__name__}, not str", node=cookie
+        )
+    text = os.fsencode(reply)
+    if not 0 < len(text) <= LINK_MAX or b"\0" in text:
+        raise ProtocolFault(
+            "READLINK",
+            f"readlink returned {len(text)} bytes; 1 to {LINK_MAX} without NUL are possible",
+            node=cookie,
+        )
+    return text
+
+
+def filename(name: object, operation: str, cookie: Cookie) -> bytes:
+    """A name in a directory: `str`, not empty, at most 255 bytes, without "/" and NUL."""
+    if not isinstance(name, str):
+        raise ProtocolFault(
+            "READDIR", f"{operation} gave the name {name!r}, which is not str", node=cookie
+        )
+    raw = os.fsencode(name)
+    if len(raw) > NAME_MAX:
+        raise ProtocolFault(
+            "READDIR",
+            f"{operation} gave a name of {len(raw)} bytes: {name[:40]!r}...",
+            ENAMETOOLONG,
+            cookie,
+        )
+    if not raw or b"/" in raw or b"\0" in raw:
+        raise ProtocolFault(
+            "READDIR", f"{operation} gave the impossible name {name!r}", node=cookie
+        )
+    return raw
+
+
+def entry(reply: object, cookie: Cookie) -> DirEntry:
+    """One item that `readdir` yields: a `DirEntry`, or a bare name."""
+    if type(reply) is DirEntry:
+        return reply
+    if isinstance(reply, str):
+        return DirEntry(reply)
+    raise ProtocolFault("READDIR", f"readdir yielded {reply!r}, which is no DirEntry", node=cookie)
+
+
+def xattr(reply: object, cookie: Cookie, operation: str) -> bytes:
+    """The value of an extended attribute: bytes-like, at most 64 KiB."""
+    try:
+        value = bytes(memoryview(reply))  # type: ignore[arg-type]
+    except TypeError:
+        raise ProtocolFault(
+            "GETEXTATTR", f"{operation} returned {type(reply).__name__}, not bytes", node=cookie
+        ) from None
+    if len(value) > XATTR_MAX:
+        raise ProtocolFault("GETEXTATTR", f"{operation} returned {len(value)} bytes", E2BIG, cookie)
+    return value
+
+
+def xattr_names(reply: object, cookie: Cookie) -> bytes:
+    """What `listxattr` yields, as listxattr(2) lays it out: each name followed by NUL."""
+    names = [os.fsencode(name) for name in reply]  # type: ignore[attr-defined]
+    if any(not name or b"\0" in name for name in names):
+        raise ProtocolFault(
+            "LISTEXTATTR", "listxattr gave an empty name or one with NUL", node=cookie
+        )
+    listing = b"".join(name + b"\0" for name in names)
+    if len(listing) > XATTR_MAX:
+        raise ProtocolFault(
+            "LISTEXTATTR", f"listxattr gave {len(listing)} bytes of names", E2BIG, cookie
+        )
+    return listing
+
+
+def statvfs(reply: object) -> StatVfs:
+    """What `statvfs` returns."""
+    if isinstance(reply, StatVfs):
+        return reply
+    if isinstance(reply, os.statvfs_result):
+        return StatVfs.from_statvfs(reply)
+    raise ProtocolFault("ERROR", f"statvfs returned {type(reply).__name__}, not puffs.StatVfs")

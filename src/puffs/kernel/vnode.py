@@ -1,0 +1,204 @@
+"""The vnode table: the kernel half's record of every live file, found by cookie and by node id.
+
+Invariants:
+- a cookie has at most one vnode, and a vnode has one node id for its whole life;
+- a node id is never used again for another vnode of the same mount: a host may still hold the old
+  one;
+- a vnode lives while a host knows it (`lookups`) or has it open (`opens`); the root lives as long
+  as the mount (N7).
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from errno import EEXIST, ESTALE
+from itertools import count
+from os import strerror
+
+from puffs.server.errors import ProtocolFault
+from puffs.server.types import Cookie
+
+ROOT_ID = 1
+"""The node id of the root, on every host (fuse(4))."""
+
+OWN_IDS = 1 << 63
+"""Where node ids start that the kernel half gives out beside those of a file server with `fileid`.
+
+"""
+
+
+class Vnode:
+    """A live file.
+
+    `lookups` counts what hosts have been told of it and not yet forgotten, `opens` its open files.
+    """
+
+    __slots__ = ("cookie", "generation", "ino", "lookups", "nodeid", "opens")
+
+    def __init__(self, cookie: Cookie, nodeid: int, generation: int, ino: int) -> None:
+        self.cookie = cookie
+        self.nodeid = nodeid
+        self.generation = generation
+        self.ino = ino
+        self.lookups = 0
+        self.opens = 0
+
+    def __repr__(self) -> str:
+        return f"Vnode({self.nodeid}, {self.cookie!r}, lookups={self.lookups}, opens={self.opens})"
+
+
+class NodeIds(dict[int, Vnode]):
+    """Vnodes by node id.
+
+    A number that no vnode has is stale: the host asks about a file that is gone.
+    """
+
+    def __missing__(self, nodeid: int) -> Vnode:
+        raise OSError(ESTALE, strerror(ESTALE))
+
+
+class VnodeTable:
+    """All vnodes of one mount.
+
+    `fileid` is the file server's operation of that name, or None; `generation` is the one of nodes
+    without it: another for each mount, so that a handle of one mount opens nothing in the next.
+    `inactive` and `reclaim` are called, with a cookie and outside of the lock, when a vnode is
+    closed for the last time and when it goes.
+    """
+
+    def __init__(
+        self,
+        *,
+        generation: int,
+        fileid: Callable[[Cookie], tuple[int, int]] | None = None,
+        inactive: Callable[[Cookie], None] | None = None,
+        reclaim: Callable[[Cookie], None] | None = None,
+    ) -> None:
+        self.by_nodeid = NodeIds()
+        self._by_cookie: dict[Cookie, Vnode] = {}
+        self._lock = threading.Lock()
+        self._generation = generation
+        self._fileid = fileid
+        self._inactive = inactive
+        self._reclaim = reclaim
+        self._own_ids = count(OWN_IDS if fileid else ROOT_ID + 1)
+
+    def set_root(self, cookie: Cookie) -> Vnode:
+        """Make the vnode of the root.
+
+        It counts as known to the host for as long as the mount lives.
+        """
+        root = self._make(cookie)
+        root.nodeid = ROOT_ID
+        root.lookups = 1
+        self._by_cookie[cookie] = self.by_nodeid[ROOT_ID] = root
+        return root
+
+    def find(self, cookie: Cookie) -> Vnode | None:
+        """The vnode of `cookie`, if it is live."""
+        return self._by_cookie.get(cookie)
+
+    def adopt(self, cookie: Cookie, *, new: bool = False) -> Vnode:
+        """The vnode of `cookie`, made if it is not live, and counted once as known to the host.
+
+        With `new` the cookie belongs to a file that was just made: one that is in use already is a
+        fault of the file server (statement N4; 2.7, MAKENODE).
+        """
+        vnode = self._by_cookie.get(cookie)
+        made = self._make(cookie) if vnode is None else None
+        with self._lock:
+            vnode = self._by_cookie.get(cookie)
+            if vnode is None:
+                vnode = made or self._make(cookie)
+                if vnode.nodeid in self.by_nodeid:
+                    # The file server's number is taken: the host has not yet forgotten an older
+                    # file of that number, or it is the root's. This one gets a number of ours, and
+                    # its handles end with the mount.
+                    vnode.nodeid = next(self._own_ids)
+                self._by_cookie[cookie] = self.by_nodeid[vnode.nodeid] = vnode
+            elif new:
+                raise ProtocolFault(
+                    "MAKENODE", f"the cookie {cookie!r} of a new file is in use", EEXIST, cookie
+                )
+            vnode.lookups += 1
+        return vnode
+
+    def forget(self, nodeid: int, lookups: int) -> None:
+        """The host has forgotten `lookups` of what it was told about a node.
+
+        The last one reclaims it.
+        """
+        with self._lock:
+            vnode = self.by_nodeid.get(nodeid)
+            if vnode is None or nodeid == ROOT_ID:
+                return
+            vnode.lookups = max(0, vnode.lookups - lookups)
+            gone = self._drop_if_unused(vnode)
+        if gone and self._reclaim is not None:
+            self._reclaim(vnode.cookie)
+
+    def open(self, vnode: Vnode) -> None:
+        """One more open file."""
+        with self._lock:
+            vnode.opens += 1
+
+    def close(self, vnode: Vnode) -> None:
+        """One open file less.
+
+        The last one makes the node inactive, and reclaims it if no host knows it any more.
+        """
+        with self._lock:
+            vnode.opens -= 1
+            last = vnode.opens == 0
+        if not last:
+            return
+        if self._inactive is not None:
+            self._inactive(vnode.cookie)
+        with self._lock:
+            gone = self._drop_if_unused(vnode)
+        if gone and self._reclaim is not None:
+            self._reclaim(vnode.cookie)
+
+    def busy(self) -> bool:
+        """Whether any file is open."""
+        with self._lock:
+            return any(vnode.opens for vnode in self.by_nodeid.values())
+
+    def clear(self) -> None:
+        """The mount goes: make open nodes inactive and reclaim every node but the root (U2, U3)."""
+        with self._lock:
+            vnodes = list(self.by_nodeid.values())
+            self.by_nodeid.clear()
+            self._by_cookie.clear()
+        for vnode in vnodes:
+            if vnode.opens and self._inactive is not None:
+                self._inactive(vnode.cookie)
+            if vnode.nodeid != ROOT_ID and self._reclaim is not None:
+                self._reclaim(vnode.cookie)
+
+    def __len__(self) -> int:
+        return len(self._by_cookie)
+
+    def __iter__(self) -> Iterator[Vnode]:
+        with self._lock:
+            return iter(list(self._by_cookie.values()))
+
+    def _make(self, cookie: Cookie) -> Vnode:
+        if self._fileid is None:
+            nodeid = next(self._own_ids)
+            return Vnode(cookie, nodeid, self._generation, nodeid)
+        ino, generation = self._fileid(cookie)
+        if not (0 < ino < 1 << 64 and 0 <= generation < 1 << 32):
+            raise ProtocolFault(
+                "MAKENODE", f"fileid gave {ino}, {generation} for {cookie!r}", node=cookie
+            )
+        return Vnode(cookie, ino, generation, ino)
+
+    def _drop_if_unused(self, vnode: Vnode) -> bool:
+        """Take the vnode out of the table when nobody knows it.
+
+        True for the one caller who must reclaim it.
+        """
+        if vnode.lookups or vnode.opens or self.by_nodeid.get(vnode.nodeid) is not vnode:
+            return False
+        del self.by_nodeid[vnode.nodeid], self._by_cookie[vnode.cookie]
+        return True

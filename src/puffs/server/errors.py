@@ -1,0 +1,53 @@
+"""From an exception of a file server to the errno of its caller: the one place where that is
+decided.
+"""
+
+import errno
+import logging
+
+logger = logging.getLogger("puffs")
+
+MAX_ERRNO = 511
+"""A host takes error numbers below 512 only (fuse(4)); statement 2.7 makes anything else a protocol
+fault.
+"""
+
+
+class ProtocolFault(OSError):
+    """A file server gave a reply that no file server may give (statement 2.7).
+
+    The caller gets `errno` (EPROTO unless said otherwise), the file server's `error` operation is
+    told `kind`, the errno hint and the text, and the mount goes on.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        text: str,
+        hint: int = errno.EINVAL,
+        node: object = None,
+        code: int = errno.EPROTO,
+    ) -> None:
+        super().__init__(code, text)
+        self.kind = kind
+        self.text = text
+        self.hint = hint
+        self.node = node
+
+
+def errno_of(exc: BaseException, operation: str) -> int:
+    """The positive errno that the caller of `operation` gets for `exc`.
+
+    An `OSError` speaks for itself and `NotImplementedError` is ENOSYS. Anything else is a mistake
+    in the file server: EIO for the caller, one logged traceback for the author.
+    """
+    if isinstance(exc, OSError) and exc.errno is not None:
+        if 0 < exc.errno <= MAX_ERRNO:
+            return exc.errno
+        raise ProtocolFault("ERROR", f"{operation} raised errno {exc.errno}, which no host knows")
+    if isinstance(exc, NotImplementedError):
+        return errno.ENOSYS
+    if isinstance(exc, MemoryError):
+        return errno.ENOMEM
+    logger.error("%s failed in the file server; the caller gets EIO", operation, exc_info=exc)
+    return errno.EIO

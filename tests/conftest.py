@@ -1,0 +1,81 @@
+"""What all tests share: when a test may mount, and that no run leaves a mount behind."""
+
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+CAP_SYS_ADMIN = 1 << 21  # capabilities(7)
+
+# A shared machine may be slow for a moment; an example that is slow once is no failure.
+hypothesis.settings.register_profile("puffs", deadline=None)
+hypothesis.settings.load_profile("puffs")
+
+run_directory = pytest.StashKey[Path]()
+
+
+@cache
+def why_not_mount() -> str | None:
+    """Return why nothing can be mounted here, with the remedy, or None when it can."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return f"/dev/fuse cannot be opened ({error.strerror}): try `modprobe fuse` as root"
+    status = Path("/proc/self/status").read_text()
+    effective = next(line for line in status.splitlines() if line.startswith("CapEff:"))
+    if not int(effective.split()[1], 16) & CAP_SYS_ADMIN:
+        return "mount(2) needs CAP_SYS_ADMIN: run the tests as root"
+    return None
+
+
+def puffs_mounts() -> dict[str, str]:
+    """Return the mounts made by puffs: mount point to type, as proc_pid_mountinfo(5) shows them."""
+    found = {}
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        fstype, source = after.split(" ")[:2]
+        if fstype.startswith("fuse") and (fstype + " " + source).find("puffs") >= 0:
+            found[before.split(" ")[4]] = fstype
+    return found
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("fuse") and (reason := why_not_mount()):
+        if os.environ.get("PUFFS_REQUIRE_FUSE") == "1":
+            pytest.fail(f"PUFFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _run_directory(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Send the temporary files of this run, and of every process it starts, to one directory.
+
+    A mount below it was made by this run, and not by another one on the same machine.
+    """
+    base = tmp_path_factory.getbasetemp().resolve()
+    request.config.stash[run_directory] = base
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(base))
+        patch.setattr("tempfile.tempdir", None)
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    base = session.config.stash.get(run_directory, None)
+    if base is None:
+        return
+    left = [point for point in puffs_mounts() if Path(point).is_relative_to(base)]
+    if left:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        assert reporter is not None
+        reporter.ensure_newline()
+        for point in left:
+            reporter.line(f"ERROR this run left a mount behind: umount -l {point}", red=True)
