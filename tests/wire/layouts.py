@@ -213,6 +213,64 @@ OPCODES = {
     "CUSE_INIT": 4096,
 }
 
+# Operation: what its request holds -> what its reply holds. A struct goes by its C name, `name` is
+# a string with NUL, `data` is bytes; `data[size]`: as many as the member `size` says, and likewise
+# `struct[count]`. An operation without arrow gets no reply.
+SHAPES = """
+    LOOKUP name -> fuse_entry_out
+    FORGET fuse_forget_in
+    GETATTR fuse_getattr_in -> fuse_attr_out
+    SETATTR fuse_setattr_in -> fuse_attr_out
+    READLINK -> data
+    SYMLINK name name -> fuse_entry_out
+    MKNOD fuse_mknod_in name -> fuse_entry_out
+    MKDIR fuse_mkdir_in name -> fuse_entry_out
+    UNLINK name ->
+    RMDIR name ->
+    RENAME fuse_rename_in name name ->
+    LINK fuse_link_in name -> fuse_entry_out
+    OPEN fuse_open_in -> fuse_open_out
+    READ fuse_read_in -> data
+    WRITE fuse_write_in data[size] -> fuse_write_out
+    STATFS -> fuse_statfs_out
+    RELEASE fuse_release_in ->
+    FSYNC fuse_fsync_in ->
+    SETXATTR fuse_setxattr_in name data[size] ->
+    GETXATTR fuse_getxattr_in name -> fuse_getxattr_out data
+    LISTXATTR fuse_getxattr_in -> fuse_getxattr_out data
+    REMOVEXATTR name ->
+    FLUSH fuse_flush_in ->
+    INIT fuse_init_in -> fuse_init_out
+    OPENDIR fuse_open_in -> fuse_open_out
+    READDIR fuse_read_in -> data
+    RELEASEDIR fuse_release_in ->
+    FSYNCDIR fuse_fsync_in ->
+    GETLK fuse_lk_in -> fuse_lk_out
+    SETLK fuse_lk_in ->
+    SETLKW fuse_lk_in ->
+    ACCESS fuse_access_in ->
+    CREATE fuse_create_in name -> fuse_entry_out+fuse_open_out
+    INTERRUPT fuse_interrupt_in
+    BMAP fuse_bmap_in -> fuse_bmap_out
+    DESTROY ->
+    IOCTL fuse_ioctl_in data[in_size] -> fuse_ioctl_out data
+    POLL fuse_poll_in -> fuse_poll_out
+    NOTIFY_REPLY fuse_notify_retrieve_in data[size]
+    BATCH_FORGET fuse_batch_forget_in fuse_forget_one[count]
+    FALLOCATE fuse_fallocate_in ->
+    READDIRPLUS fuse_read_in -> data
+    RENAME2 fuse_rename2_in name name ->
+    LSEEK fuse_lseek_in -> fuse_lseek_out
+    COPY_FILE_RANGE fuse_copy_file_range_in -> fuse_write_out
+    SETUPMAPPING fuse_setupmapping_in ->
+    REMOVEMAPPING fuse_removemapping_in fuse_removemapping_one[count] ->
+    SYNCFS fuse_syncfs_in ->
+    TMPFILE fuse_create_in name -> fuse_entry_out+fuse_open_out
+    STATX fuse_statx_in -> fuse_statx_out
+    COPY_FILE_RANGE_64 fuse_copy_file_range_in -> fuse_copy_file_range_out
+    CUSE_INIT cuse_init_in -> cuse_init_out data
+"""
+
 NOTIFY_CODES = {
     "FUSE_NOTIFY_POLL": 1,
     "FUSE_NOTIFY_INVAL_INODE": 2,

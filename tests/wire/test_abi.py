@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from puffs.attach.fuse import abi
-from tests.wire.layouts import CONSTANTS, NOTIFY_CODES, OPCODES, STRUCTS, members, since
+from tests.wire.layouts import CONSTANTS, NOTIFY_CODES, OPCODES, SHAPES, STRUCTS, members, since
 
 STRUCT_CODES = {"u64": "Q", "s64": "q", "u32": "I", "s32": "i", "u16": "H"}
 
@@ -103,15 +103,28 @@ def test_init_flags_have_names() -> None:
 
 def test_every_operation_has_a_message() -> None:
     assert list(abi.MESSAGES) == list(abi.Opcode)
+    assert [shape.split()[0] for shape in SHAPES.strip().splitlines()] == [*abi.Opcode.__members__]
     for opcode, message in abi.MESSAGES.items():
         assert message.opcode is opcode
         prefix = "CUSE_" if opcode is abi.Opcode.CUSE_INIT else "FUSE_"
         assert message.since == since(prefix + opcode.name) or message.since <= 31
-        if message.data:
-            assert message.request is not None
-            assert message.counted_by in message.request.fields
-    silent = {opcode.name for opcode, message in abi.MESSAGES.items() if not message.has_reply}
-    assert silent == {"FORGET", "BATCH_FORGET", "INTERRUPT", "NOTIFY_REPLY"}
+
+
+@pytest.mark.parametrize("shape", SHAPES.strip().splitlines())
+def test_message(shape: str) -> None:
+    name, *words = shape.split()
+    message = abi.MESSAGES[abi.Opcode[name]]
+    request = [message.request.name] if message.request else []
+    request += ["name"] * message.names
+    if message.data:
+        assert message.request is not None
+        assert message.counted_by in message.request.fields
+        record = words[len(request)].partition("[")[0]
+        assert message.unit == (1 if record == "data" else abi.LAYOUTS[record].size)
+        request.append(f"{record}[{message.counted_by}]")
+    reply = [message.reply.name.replace(" ", "")] if message.reply else []
+    reply += ["data"] * message.reply_data
+    assert request + ["->"] * message.has_reply + reply == words
 
 
 def test_sizes_of_older_protocols() -> None:

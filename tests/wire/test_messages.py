@@ -333,6 +333,7 @@ def test_extensions() -> None:
         (struct.pack("=IIQ", 16, 0, 0), "8 bytes after 0 security contexts"),
         (struct.pack("=II", 8, 32), "group extension of 0 bytes has no room for its count"),
         (struct.pack("=IIII", 16, 32, 2, 0), "group extension has 8 bytes for 2 groups"),
+        (struct.pack("=IIII", 13, 32, 1, 0), "group extension has 5 bytes for 1 groups"),
         (struct.pack("=IIIIQ", 24, 32, 1, 0, 0), "group extension has 16 bytes for 1 groups"),
         (
             struct.pack("=IIII", 16, 32, 2**32 - 1, 0),

@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
-from puffs.attach.fuse.mounting import MountError, mount_fuse
+from puffs.attach.fuse.mounting import MountError, mount_fuse, unmount
 from puffs.attach.fuse.mountpoint import check_mountpoint
 from puffs.attach.fuse.options import MountOptions, parse_options
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.attach.fuse.syscalls import MS_RDONLY
+from puffs.attach.fuse.watcher import Watcher
 from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Servable
 
@@ -47,18 +48,18 @@ def run(
 
     INT, TERM and HUP unmount, when this is the main thread. `on_ready` is called once the mount can
     be used, `on_table` before that with the dispatch table of handlers by opcode, which it may
-    change in place. Raises `MountError` when it cannot be mounted, and what the file server's `mount`
-    raises.
+    change in place. Raises `MountError` when it cannot be mounted, and what the file server's
+    `mount` raises.
     """
-    mount, session = _attach(fs, mountpoint, options, on_ready, on_table)
+    mount, serve = _attach(fs, mountpoint, options, on_ready, on_table)
     if threading.current_thread() is not threading.main_thread():
-        session.serve()
+        serve()
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         for number in _SIGNALS:
             signal.signal(number, lambda number, _frame: _end(mount, number))
-        session.serve()
+        serve()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -104,12 +105,12 @@ def mount(
             os.path.abspath(mountpoint),
         )
     ready = threading.Event()
-    mounted, session = _attach(fs, mountpoint, options, lambda mount: ready.set(), on_table)
+    mounted, serve = _attach(fs, mountpoint, options, lambda mount: ready.set(), on_table)
     failure: list[BaseException] = []
 
-    def serve() -> None:
+    def serve_here() -> None:
         try:
-            session.serve()
+            serve()
         except BaseException as exc:
             failure.append(exc)
             if ready.is_set():
@@ -119,7 +120,7 @@ def mount(
 
     # A daemon: the interpreter would wait for any other thread before it comes to run what atexit
     # has.
-    threading.Thread(target=serve, name=f"puffs {mounted.mountpoint}", daemon=True).start()
+    threading.Thread(target=serve_here, name=f"puffs {mounted.mountpoint}", daemon=True).start()
     ready.wait()
     if failure:
         raise failure[0]
@@ -133,8 +134,8 @@ def _attach(
     options: Options,
     on_ready: Callable[[Mount], None],
     on_table: OnTable | None,
-) -> tuple[Mount, Session]:
-    """Build the kernel half and mount it.
+) -> tuple[Mount, Callable[[], None]]:
+    """Build the kernel half and mount it; returns it with what serves it until it is unmounted.
 
     On failure nothing is left, and the file server has been told.
     """
@@ -157,6 +158,7 @@ def _attach(
             subtype=f"puffs.{mount.name}",
             rootmode=mount.root_type,
         )
+        watcher = _watched(path, fd) if wanted.auto_unmount else None
     except BaseException:
         mount.abandon()
         raise
@@ -169,7 +171,25 @@ def _attach(
         on_ready=lambda: on_ready(mount),
         on_table=on_table,
     )
-    return mount, session
+
+    def serve() -> None:
+        try:
+            session.serve()
+        finally:
+            if watcher is not None:
+                watcher.stop()
+
+    return mount, serve
+
+
+def _watched(mountpoint: str, fd: int) -> Watcher:
+    """Have a watcher unmount when this process dies; if there can be none, unmount now."""
+    try:
+        return Watcher(mountpoint)
+    except BaseException:
+        os.close(fd)
+        unmount(mountpoint, lazy=True)
+        raise
 
 
 def _built(fs: Server) -> Servable:

@@ -13,17 +13,18 @@ _ZEROS: Final = bytes(CHUNK)
 class Extents:
     """The contents of one file, without its size, which is the caller's.
 
-    Chunk `n` holds the bytes from `n * CHUNK` on and is as long as what was stored in it: a small file is one short chunk.
-    What is behind the end of a chunk, and a chunk that is not there, is a hole and reads as zeros. `allocated` is the
-    number of bytes that are kept.
+    Chunk `n` holds the bytes from `n * CHUNK` on and is as long as what was stored in it: a small
+    file is one short chunk. What is behind the end of a chunk, and a chunk that is not there, is a
+    hole and reads as zeros. `allocated` is the number of bytes that are kept.
 
-    The caller reads up to the end of his file and punches what is behind it when it shrinks. So what is kept behind the
-    end (`fallocate(2)` with FALLOC_FL_KEEP_SIZE) is zeros, and a file that grows shows nothing old.
+    The caller reads up to the end of his file, and punches what is behind it when it shrinks. So
+    what is kept behind the end (FALLOC_FL_KEEP_SIZE of fallocate(2)) is zeros, and a file that
+    grows shows nothing old.
 
-    Threads: one at a time may change the contents; any number may read meanwhile. This is safe because a reader finds a
-    chunk once and then looks at that object only; a chunk grows in place, is replaced by a shorter one, and never
-    changes its length again once it is full. Only a full chunk's own memory is lent out (to `join`), since Python
-    refuses to resize memory that is lent.
+    Threads: one at a time may change the contents or seek in them; any number may read meanwhile,
+    with a GIL or without. A reader finds a chunk once and then looks at that object only. A chunk
+    grows in place, is replaced by a shorter one, and never changes its length again once it is
+    full. Only full ones lend their memory (to `join`), since Python refuses to resize what is lent.
     """
 
     __slots__ = ("_chunks", "_order", "allocated")
@@ -31,8 +32,13 @@ class Extents:
     def __init__(self) -> None:
         self.allocated = 0
         self._chunks: dict[int, bytearray] = {}
-        # The numbers of all chunks in order, made when a seek needs them; None after a chunk came or went.
+        # The numbers of all chunks in order, made when a seek needs them; None once that changed.
         self._order: list[int] | None = None
+
+    @property
+    def blocks(self) -> int:
+        """What is kept, in the 512 bytes each that `st_blocks` counts."""
+        return (self.allocated + 511) >> 9
 
     def read(self, offset: int, size: int) -> bytes | bytearray:
         """`size` bytes from `offset`; a private copy."""
@@ -53,7 +59,7 @@ class Extents:
         return b"".join(parts)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview, room: int) -> int:
-        """Store as much of `data` from `offset` on as `room` new bytes allow; returns how much that was."""
+        """Store as much of `data` as `room` new bytes allow; returns how much that was."""
         chunks = self._chunks
         size = len(data)
         done = 0
@@ -67,16 +73,21 @@ class Extents:
                 if end <= start:
                     break
             piece = data[done : done + end - start]
-            if chunk is None:
-                self._order = None
-            if end - start == CHUNK:
-                chunks[index] = bytearray(piece)
-            elif chunk is None:
-                chunks[index] = bytearray(piece) if start == 0 else bytearray(start) + piece
-            else:
-                if start > have:
-                    chunk.extend(bytes(end - have))
-                chunk[start:end] = piece
+            try:
+                if chunk is None:
+                    chunks[index] = bytearray(piece) if start == 0 else bytearray(start) + piece
+                    self._order = None
+                elif end - start == CHUNK:
+                    chunks[index] = bytearray(piece)
+                elif start <= have:
+                    chunk[start:end] = piece
+                else:
+                    chunk += bytes(start - have) + piece
+            except MemoryError:
+                # Each of these is done whole or not at all: what was stored before it counts.
+                if done:
+                    break
+                raise
             if end > have:
                 self.allocated += end - have
                 room -= end - have
@@ -89,7 +100,7 @@ class Extents:
         return sum(max(0, end - len(chunks.get(i, b""))) for i, _, end in _pieces(offset, size))
 
     def reserve(self, offset: int, size: int) -> None:
-        """Make room for every byte of the range, so that writing it takes nothing new. Holes become zeros."""
+        """Keep every byte of the range, so that writing it takes no room. Holes become zeros."""
         for index, _, end in _pieces(offset, size):
             chunk = self._chunks.get(index)
             if chunk is None:
@@ -107,7 +118,7 @@ class Extents:
             self._chunks[index][start:end] = _ZEROS[: end - start]
 
     def punch(self, offset: int, size: int) -> None:
-        """Make the range read as zeros and give back the room that it took, as far as whole chunks and ends go."""
+        """Make the range read as zeros; give back whole chunks of it, and ends of chunks."""
         first, start = divmod(offset, CHUNK)
         last, end = divmod(offset + size, CHUNK)
         if first == last:
@@ -161,7 +172,7 @@ class Extents:
 
 
 def _pieces(offset: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """A range of a file chunk by chunk: the number of the chunk, and where the range starts and ends in it."""
+    """A range chunk by chunk: the chunk's number, and where the range starts and ends in it."""
     index, start = divmod(offset, CHUNK)
     while size > 0:
         end = min(start + size, CHUNK)

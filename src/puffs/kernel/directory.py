@@ -12,7 +12,7 @@ from position 0 (rewinddir) asks anew.
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from stat import S_IFDIR
-from typing import Final
+from typing import Any, Final
 
 from puffs.kernel import police
 from puffs.server.errors import ProtocolFault
@@ -59,12 +59,14 @@ class OpenDirectory:
         # where it stands.
         self._ahead: tuple[int, DirEntry] | None = None
 
-    def entries(self, offset: int) -> Iterator[tuple[int, DirEntry]]:
+    def entries(self, offset: int, *, given: bool = False) -> Iterator[tuple[int, DirEntry]]:
         """The entries from position `offset` on, each with the position behind it.
 
         The caller takes what it has room for; the last one it takes but cannot deliver is given
-        again next time.
+        again next time. `given` says that `give` was called where it is needed.
         """
+        if given:
+            return self._from_kept(offset)
         if offset == 0:
             self._start()
         elif self._source is None:
@@ -75,10 +77,27 @@ class OpenDirectory:
             return self._from_server(offset)
         return self._from_kept(offset)
 
+    def needs(self, offset: int) -> bool:
+        """Whether the file server is to be asked before a read from `offset`."""
+        return offset == 0 or self._source is None
+
+    def ask(self) -> Any:
+        """What the file server's `readdir` returns: for `give`, when it has become a list."""
+        return self._readdir(self.cookie, 0, self.file)
+
+    def give(self, listing: Iterable[DirEntry | str]) -> None:
+        """Keep a whole listing, of a file server that cannot be asked while it is delivered."""
+        entries = (police.entry(reply, self.cookie) for reply in listing)
+        self._kept = [entry for entry in entries if entry.name not in _DOTS]
+        self._own_positions = False
+        self._ahead = None
+        self._source = iter(())
+
     def _start(self) -> None:
         """Ask the file server from the beginning, and see whose positions count."""
         self._kept = []
         self._ahead = None
+        self._source = None
         source = self._ask(0)
         first = next(source, None)
         self._own_positions = first is not None and first.next > 0
@@ -92,10 +111,15 @@ class OpenDirectory:
 
     def _ask(self, offset: int) -> Iterator[DirEntry]:
         cookie = self.cookie
-        for reply in self._readdir(cookie, offset, self.file):
-            entry = police.entry(reply, cookie)
-            if entry.name not in _DOTS:
-                yield entry
+        try:
+            for reply in self._readdir(cookie, offset, self.file):
+                entry = police.entry(reply, cookie)
+                if entry.name not in _DOTS:
+                    yield entry
+        except Exception:
+            # A listing that failed is over, but the directory is not: the next read asks anew.
+            self._source = self._ahead = None
+            raise
 
     def _keep_until(self, count: int) -> bool:
         """Take entries until `count` of them are kept. False when there are fewer."""
@@ -109,8 +133,14 @@ class OpenDirectory:
             yield position + 1, self._dots[position]
         position = max(offset, 2)
         while self._keep_until(position - 1):
-            yield position + 1, self._kept[position - 2]
+            yield position + 1, self._once(position - 2)
             position += 1
+
+    def _once(self, index: int) -> DirEntry:
+        """A kept entry. Its node is told of at once or never: the next time it may be gone."""
+        entry = self._kept[index]
+        self._kept[index] = _name_only(entry)
+        return entry
 
     def _from_server(self, offset: int) -> Iterator[tuple[int, DirEntry]]:
         if offset == 0:
@@ -130,9 +160,15 @@ class OpenDirectory:
                     f"readdir gave {entry.name!r} the position {entry.next}",
                     node=self.cookie,
                 )
-            self._ahead = (at, entry)
+            self._ahead = (at, _name_only(entry))
             yield entry.next, entry
             at = entry.next
             assert self._source is not None
             entry = next(self._source, None)
         self._ahead = None
+
+
+def _name_only(entry: DirEntry) -> DirEntry:
+    if entry.entry is None:
+        return entry
+    return DirEntry(entry.name, entry.type, entry.ino, entry.next)

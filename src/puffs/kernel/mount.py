@@ -27,6 +27,7 @@ from puffs.server.attr import Attr, StatVfs
 from puffs.server.cred import Cred
 from puffs.server.errors import ProtocolFault, errno_of
 from puffs.server.operations import CHANGING, OPERATIONS, REQUIRED, Operations
+from puffs.server.stepping import finish
 
 logger = logging.getLogger("puffs")
 
@@ -73,6 +74,11 @@ class Servable(Protocol):
     negative_ttl: ClassVar[float]
     name: ClassVar[str]
 
+    @property
+    def asynchronous(self) -> bool:
+        """Whether an operation may be `async def`."""
+        ...
+
     def operations(self) -> Operations:
         """The operations that it implements, bound, by name."""
         ...
@@ -83,7 +89,9 @@ class Mount:
 
     Building it checks the arguments and calls the file server's `mount`, whose error is the
     caller's. `args` None means the defaults, with the file server's name. `clock` gives the present
-    in nanoseconds.
+    in nanoseconds. `finish` is given what an operation returned and gives back its result: the same
+    thing, or that of the coroutine of an `async def`. An attachment with an event loop sets
+    its own.
     """
 
     def __init__(
@@ -92,6 +100,7 @@ class Mount:
         args: MountArgs | None = None,
         *,
         clock: Callable[[], int] = time.time_ns,
+        finish: Callable[[Any], Any] = finish,
     ) -> None:
         self.status = Status.BEFOREINIT
         self.server = server
@@ -100,6 +109,7 @@ class Mount:
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
         self.clock = clock
+        self.finish = finish
         self.ops = dict(server.operations())
         unknown = self.ops.keys() - OPERATIONS.keys()
         missing = [name for name in REQUIRED if name not in self.ops]
@@ -117,15 +127,21 @@ class Mount:
             reclaim=self._faf("reclaim"),
         )
         self._attachments: list[Attachment] = []
+        self._attaching = threading.Lock()
         self._unmounting = threading.Lock()
         self._gone = threading.Event()
-        cookie = self.ops["mount"]()
-        if cookie is None:
-            raise ProtocolFault(
-                "MAKENODE", "mount() returned None instead of the cookie of the root"
-            )
-        self._root = self.vnodes.set_root(cookie)
-        attr = police.attributes(self.ops["getattr"](cookie, None), cookie, "getattr")
+        cookie = self.finish(self.ops["mount"]())
+        try:
+            if cookie is None:
+                raise ProtocolFault(
+                    "MAKENODE", "mount() returned None instead of the cookie of the root"
+                )
+            self._root = self.vnodes.set_root(cookie)
+            attr = self.finish(self.ops["getattr"](cookie, None))
+            attr = police.attributes(attr, cookie, "getattr")
+        except BaseException:
+            self.abandon()
+            raise
         self._root.ino = attr.ino or self._root.ino
         self.root_type = attr.type
         self.status = Status.MOUNTING
@@ -146,8 +162,14 @@ class Mount:
         return not self.ops.keys().isdisjoint(("open", "close", "inactive"))
 
     def attach(self, attachment: Attachment) -> None:
-        """Connect a host. The mount lives until its last attachment is gone."""
-        self._attachments.append(attachment)
+        """Connect a host. The mount lives until its last attachment is gone.
+
+        Raises `OSError`: ENXIO when it is gone already.
+        """
+        with self._attaching:
+            if self.status is Status.DYING:
+                raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
+            self._attachments.append(attachment)
 
     def start(self) -> None:
         """The host is ready:
@@ -168,19 +190,21 @@ class Mount:
 
         The last one ends the mount: every node is reclaimed, then `unmounted`.
         """
-        if attachment in self._attachments:
+        with self._attaching:
+            if attachment not in self._attachments:
+                return
             self._attachments.remove(attachment)
-        if self._attachments or self._gone.is_set():
-            return
-        running = self.status is Status.RUNNING
-        self.status = Status.DYING
+            if self._attachments:
+                return
+            running = self.status is Status.RUNNING
+            self.status = Status.DYING
         if running:
-            self._quietly("sync", True, Cred.current())
+            self.tell("sync", True, Cred.current())
         self._end()
 
     def _end(self) -> None:
         self.vnodes.clear()
-        self._quietly("unmounted")
+        self.tell("unmounted")
         self._gone.set()
 
     def unmount(self, force: bool = False) -> None:
@@ -201,7 +225,10 @@ class Mount:
                 self.status is Status.RUNNING
             ):  # U5, improved: in MOUNTING nobody is asked and nobody refuses
                 self._ask_unmount(force)
-            for attachment in list(self._attachments):
+            attached = list(self._attachments)
+            if not attached:
+                self.abandon()
+            for attachment in attached:
                 attachment.detach(force)
             self._gone.wait()
         finally:
@@ -221,7 +248,8 @@ class Mount:
         """Run `function` where the file server's operations run, and return what it returns."""
         if self._attachments:
             return self._attachments[0].call(function, *args)
-        return function(*args)
+        result: T = self.finish(function(*args))
+        return result
 
     def _ask_unmount(self, force: bool) -> None:
         question = self.ops.get("unmount")
@@ -251,7 +279,7 @@ class Mount:
             raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
         self._running()
         operation = self.ops.get("statvfs")
-        return police.statvfs(operation()) if operation else StatVfs(bsize=512)
+        return police.statvfs(self.finish(operation())) if operation else StatVfs(bsize=512)
 
     def sync(self, wait: bool = True, cred: Cred | None = None) -> None:
         """Have hosts write what they have buffered, then the file server itself (Y1, Y2).
@@ -304,7 +332,7 @@ class Mount:
             exc = fault
         assert isinstance(exc, ProtocolFault)
         logger.error("%s: bad reply of the file server: %s", self.name, exc.text)
-        self._quietly("error", exc.kind, exc.hint, exc.text, exc.node)
+        self.tell("error", exc.kind, exc.hint, exc.text, exc.node)
         return exc.errno or errno.EPROTO
 
     def _running(self) -> None:
@@ -312,14 +340,17 @@ class Mount:
             raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
 
     def _faf(self, name: str) -> Callable[..., None] | None:
-        """A fire-and-forget message: nobody waits, and a failure is logged and reaches nobody."""
-        return (lambda *args: self._quietly(name, *args)) if name in self.ops else None
+        return (lambda *args: self.tell(name, *args)) if name in self.ops else None
 
-    def _quietly(self, name: str, *args: Any) -> None:
+    def tell(self, name: str, *args: Any) -> None:
+        """Send a fire-and-forget message, if the file server has that operation.
+
+        Nobody waits for it; a failure is logged and reaches nobody.
+        """
         operation = self.ops.get(name)
         if operation is None:
             return
         try:
-            operation(*args)
+            self.finish(operation(*args))
         except Exception:
             logger.exception("%s failed in the file server", name)

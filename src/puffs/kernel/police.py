@@ -5,7 +5,9 @@ raises `ProtocolFault`: the caller then gets EPROTO, the file server is told, an
 """
 
 import os
+from collections.abc import Iterable
 from errno import E2BIG, EINVAL, ENAMETOOLONG
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from typing import Final
 
 from puffs.kernel.vnode import Vnode
@@ -16,6 +18,10 @@ from puffs.server.types import Buffer, Cookie, DirEntry, Entry, Open
 NAME_MAX: Final = 255
 LINK_MAX: Final = 4095
 XATTR_MAX: Final = 65536
+
+_TYPES: Final = frozenset(
+    type_ >> 12 for type_ in (S_IFREG, S_IFDIR, S_IFLNK, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK)
+)
 
 
 def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | None, Entry | None]:
@@ -32,10 +38,12 @@ def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | N
     kind = "LOOKUP" if operation == "lookup" else "MAKENODE"
     if cookie is None:
         raise ProtocolFault(kind, f"{operation} returned None instead of a cookie")
-    if type(cookie).__hash__ is None:
+    try:
+        hash(cookie)
+    except TypeError:
         raise ProtocolFault(
             kind, f"{operation} returned {cookie!r}, which is not hashable and can be no cookie"
-        )
+        ) from None
     if cookie == parent.cookie:
         raise ProtocolFault(
             kind, f"{operation} returned the cookie of the directory itself", node=cookie
@@ -58,13 +66,19 @@ def opened(reply: object) -> Open:
 
 
 def attributes(reply: object, cookie: Cookie, operation: str) -> Attr:
-    """What `getattr` and `setattr` return."""
-    if type(reply) is Attr:
-        return reply
+    """What `getattr` and `setattr` return; the mode must name a file type."""
     try:
-        return as_attr(reply)
+        attr = reply if type(reply) is Attr else as_attr(reply)
     except TypeError as exc:
         raise ProtocolFault("ERROR", f"{operation}: {exc}", node=cookie) from None
+    if attr.mode >> 12 not in _TYPES:
+        raise ProtocolFault(
+            "MAKENODE",
+            f"{operation} gave the mode {attr.mode:#o}, which names no file type: stat.S_IFREG,"
+            " stat.S_IFDIR or the like is to be added",
+            node=cookie,
+        )
+    return attr
 
 
 def data(reply: object, size: int, cookie: Cookie) -> Buffer:
@@ -164,11 +178,15 @@ def xattr(reply: object, cookie: Cookie, operation: str) -> bytes:
 
 def xattr_names(reply: object, cookie: Cookie) -> bytes:
     """What `listxattr` yields, as listxattr(2) lays it out: each name followed by NUL."""
-    names = [os.fsencode(name) for name in reply]  # type: ignore[attr-defined]
-    if any(not name or b"\0" in name for name in names):
+    if isinstance(reply, str | bytes) or not isinstance(reply, Iterable):
         raise ProtocolFault(
-            "LISTEXTATTR", "listxattr gave an empty name or one with NUL", node=cookie
+            "LISTEXTATTR", f"listxattr returned {type(reply).__name__}, not names", node=cookie
         )
+    listed = list(reply)
+    for name in listed:
+        if not isinstance(name, str | bytes) or not name or "\0" in os.fsdecode(name):
+            raise ProtocolFault("LISTEXTATTR", f"listxattr gave the name {name!r}", node=cookie)
+    names = [os.fsencode(name) for name in listed]
     listing = b"".join(name + b"\0" for name in names)
     if len(listing) > XATTR_MAX:
         raise ProtocolFault(

@@ -26,13 +26,17 @@ OWN_IDS = 1 << 63
 """
 
 
+_DEPTH_MAX = 4096
+"""No path has more names than it may have bytes (PATH_MAX)."""
+
+
 class Vnode:
     """A live file.
 
     `lookups` counts what hosts have been told of it and not yet forgotten, `opens` its open files.
     """
 
-    __slots__ = ("cookie", "generation", "ino", "lookups", "nodeid", "opens")
+    __slots__ = ("cookie", "generation", "ino", "lookups", "name", "nodeid", "opens", "parent")
 
     def __init__(self, cookie: Cookie, nodeid: int, generation: int, ino: int) -> None:
         self.cookie = cookie
@@ -41,6 +45,18 @@ class Vnode:
         self.ino = ino
         self.lookups = 0
         self.opens = 0
+        # Where a host saw it last, for people and for "..": a name may have been moved since.
+        self.parent: Vnode | None = None
+        self.name = ""
+
+    def path(self) -> str:
+        """The path by which a host saw it last, from the root of the mount."""
+        names: list[str] = []
+        vnode: Vnode | None = self
+        while vnode is not None and vnode.parent is not None and len(names) < _DEPTH_MAX:
+            names.append(vnode.name)
+            vnode = vnode.parent
+        return "/" + "/".join(reversed(names))
 
     def __repr__(self) -> str:
         return f"Vnode({self.nodeid}, {self.cookie!r}, lookups={self.lookups}, opens={self.opens})"
@@ -97,8 +113,12 @@ class VnodeTable:
         """The vnode of `cookie`, if it is live."""
         return self._by_cookie.get(cookie)
 
-    def adopt(self, cookie: Cookie, *, new: bool = False) -> Vnode:
+    def adopt(
+        self, cookie: Cookie, parent: Vnode | None = None, name: str = "", *, new: bool = False
+    ) -> Vnode:
         """The vnode of `cookie`, made if it is not live, and counted once as known to the host.
+
+        `parent` and `name` say where it was found, if it was by name.
 
         With `new` the cookie belongs to a file that was just made: one that is in use already is a
         fault of the file server (statement N4; 2.7, MAKENODE).
@@ -120,6 +140,8 @@ class VnodeTable:
                     "MAKENODE", f"the cookie {cookie!r} of a new file is in use", EEXIST, cookie
                 )
             vnode.lookups += 1
+            if parent is not None:
+                vnode.parent, vnode.name = parent, name
         return vnode
 
     def forget(self, nodeid: int, lookups: int) -> None:
@@ -148,7 +170,8 @@ class VnodeTable:
         """
         with self._lock:
             vnode.opens -= 1
-            last = vnode.opens == 0
+            # After `clear` it is inactive and reclaimed already.
+            last = vnode.opens == 0 and self.by_nodeid.get(vnode.nodeid) is vnode
         if not last:
             return
         if self._inactive is not None:

@@ -4,6 +4,7 @@ decided.
 
 import errno
 import logging
+from typing import Final
 
 logger = logging.getLogger("puffs")
 
@@ -35,16 +36,42 @@ class ProtocolFault(OSError):
         self.node = node
 
 
+_MEANT: Final[dict[type[BaseException], int]] = {
+    BlockingIOError: errno.EAGAIN,
+    BrokenPipeError: errno.EPIPE,
+    ChildProcessError: errno.ECHILD,
+    ConnectionAbortedError: errno.ECONNABORTED,
+    ConnectionRefusedError: errno.ECONNREFUSED,
+    ConnectionResetError: errno.ECONNRESET,
+    FileExistsError: errno.EEXIST,
+    FileNotFoundError: errno.ENOENT,
+    InterruptedError: errno.EINTR,
+    IsADirectoryError: errno.EISDIR,
+    NotADirectoryError: errno.ENOTDIR,
+    PermissionError: errno.EACCES,
+    ProcessLookupError: errno.ESRCH,
+    TimeoutError: errno.ETIMEDOUT,
+}
+"""What the subclasses of `OSError` stand for when they are raised without an errno."""
+
+
 def errno_of(exc: BaseException, operation: str) -> int:
     """The positive errno that the caller of `operation` gets for `exc`.
 
-    An `OSError` speaks for itself and `NotImplementedError` is ENOSYS. Anything else is a mistake
-    in the file server: EIO for the caller, one logged traceback for the author.
+    An `OSError` speaks for itself, by its errno or by its class, and `NotImplementedError` is
+    ENOSYS. Anything else is a mistake in the file server: EIO for the caller, one logged traceback
+    for the author.
     """
-    if isinstance(exc, OSError) and exc.errno is not None:
-        if 0 < exc.errno <= MAX_ERRNO:
-            return exc.errno
-        raise ProtocolFault("ERROR", f"{operation} raised errno {exc.errno}, which no host knows")
+    if isinstance(exc, OSError):
+        if isinstance(exc.errno, int):
+            if 0 < exc.errno <= MAX_ERRNO:
+                return exc.errno
+            raise ProtocolFault(
+                "ERROR", f"{operation} raised errno {exc.errno}, which no host knows"
+            )
+        meant = next((_MEANT[cls] for cls in type(exc).__mro__ if cls in _MEANT), None)
+        if meant is not None:
+            return meant
     if isinstance(exc, NotImplementedError):
         return errno.ENOSYS
     if isinstance(exc, MemoryError):

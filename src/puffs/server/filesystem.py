@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred
-from puffs.server.operations import Operations, implemented
+from puffs.server.operations import Operations, any_async, implemented
 from puffs.server.types import Buffer, DirEntry, Entry, Lock, Open
 
 Node = TypeVar("Node", bound=Hashable)
@@ -53,6 +53,11 @@ class FileSystem(Generic[Node]):
     empty.
     """
 
+    @property
+    def asynchronous(self) -> bool:
+        """Whether an operation may be `async def`: the mount is then served by an event loop."""
+        return any_async(self)
+
     def operations(self) -> Operations:
         """The operations that this file server implements, bound, by name. Asked for once, when it
         is mounted.
@@ -89,7 +94,7 @@ class FileSystem(Generic[Node]):
         raise NotImplementedError
 
     def statvfs(self) -> StatVfs:
-        """The size of the file system, for `df`; `os.statvfs_result` is welcome too. [statvfs(3)]"""
+        """The size of the file system, for `df`; an `os.statvfs_result` will do. [statvfs(3)]"""
         raise NotImplementedError
 
     def sync(self, wait: bool, cred: Cred) -> None:

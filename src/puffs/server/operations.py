@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from puffs.server.stepping import is_async
+
 
 class Kind(Enum):
     """The message class of an operation (statement 2.3)."""
@@ -125,3 +127,8 @@ def implemented(server: object, base: type) -> dict[str, Callable[..., Any]]:
         for name in OPERATIONS
         if getattr(cls, name, None) is not getattr(base, name, None)
     }
+
+
+def any_async(server: object) -> bool:
+    """Whether the class of `server` has an `async def` among its operations."""
+    return any(is_async(getattr(type(server), name, None)) for name in OPERATIONS)

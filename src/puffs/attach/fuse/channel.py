@@ -8,10 +8,11 @@ is under way. Replies are single writes; the kernel takes or refuses each as a w
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from puffs.attach.fuse.abi import IN_HEADER, OUT_HEADER
 from puffs.server.cred import Cred
+from puffs.server.types import Buffer
 
 logger = logging.getLogger("puffs")
 
@@ -28,18 +29,23 @@ total_extlen, padding.
 """
 
 _CALLER = slice(4, 7)
+_pack_header = OUT_HEADER.struct.pack
 
 
 class Channel:
     """One reader of requests.
 
-    `size` is the length of its buffer in bytes: the largest request, and room to spare.
+    `size` is the length of its buffer in bytes: the largest request, and room to spare. `write` and
+    `writev` are os.write and os.writev, or what somebody who watches the replies put in their place
+    before the dispatch table was built.
     """
 
     def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
         self.buffer = bytearray(size)
         self.view = memoryview(self.buffer)
+        self.write: Callable[[int, bytes], int] = os.write
+        self.writev: Callable[[int, Sequence[Buffer]], int] = os.writev
         self.header: Header = (0,) * len(IN_HEADER.zeros)
         self._creds: dict[tuple[int, ...], Cred] = {}
 
@@ -66,35 +72,57 @@ class Channel:
         uid, gid, tid = self.header[_CALLER]
         return Cred(uid, gid, tid, umask)
 
-    def send(self, message: bytes) -> bool:
-        """Write a whole reply.
+    def request(self) -> "Request":
+        """The request that is under way, for an operation that outlives it in the buffer."""
+        return Request(self.header)
+
+    def send(self, unique: int, *body: Buffer) -> bool:
+        """Reply with success and `body`.
 
         False when nobody wants it any more: what it gave away must be taken back.
         """
+        length = _REPLY + sum(map(len, body))
         try:
-            os.write(self.fd, message)
+            self.write(self.fd, b"".join((_pack_header(length, 0, unique), *body)))
         except OSError as exc:
-            self.refused(exc)
+            self.refused(exc, unique)
             return False
         return True
 
     def send_error(self, unique: int, code: int) -> None:
-        """Reply with the errno `code`, or with success and nothing else when it is 0."""
-        self.send(OUT_HEADER.struct.pack(_REPLY, -code, unique))
+        """Reply with the errno `code`."""
+        try:
+            self.write(self.fd, _pack_header(_REPLY, -code, unique))
+        except OSError as exc:
+            self.refused(exc, unique)
 
-    def refused(self, exc: OSError) -> None:
+    def refused(self, exc: OSError, unique: int) -> None:
         """The kernel did not take a reply.
 
         ENOENT: the caller has gone. A dead connection: the reader will see it.
         """
         if exc.errno == errno.ENOENT or exc.errno in _OVER:
             return
-        logger.error("the kernel refused the reply to request %s: %s", self.header, exc)
+        logger.error("the kernel refused the reply to request %d: %s", unique, exc)
         if exc.errno == errno.EINVAL:  # not well-formed, so the caller still waits
             try:
-                os.write(self.fd, OUT_HEADER.struct.pack(_REPLY, -errno.EIO, self.header[2]))
+                self.write(self.fd, _pack_header(_REPLY, -errno.EIO, unique))
             except OSError as again:
                 logger.error("nor an error in its place: %s", again)
+
+
+class Request:
+    """A request that has left the buffer: who asked, and for what (`server.cred.Requester`)."""
+
+    __slots__ = ("header", "unique")
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.unique = header[2]
+
+    def cred(self) -> Cred:
+        """The caller."""
+        return Cred(*self.header[_CALLER])
 
 
 Handler = Callable[[int, int, int], None]

@@ -8,6 +8,7 @@ none.
 """
 
 import errno
+import os
 from typing import Final, NamedTuple
 
 from puffs.attach.fuse.abi import MESSAGES, Opcode
@@ -113,15 +114,15 @@ operation.
 def build(serving: Serving) -> list[Handler]:
     """The table for one channel: handlers by opcode."""
     mount = serving.mount
-    table = [_refuse(serving, ENOSYS)] * TABLE_SIZE
+    table = [_refuse(ENOSYS)] * TABLE_SIZE
     handlers = _all_handlers(serving)
     for opcode, route in ROUTES.items():
         ours = opcode in _NEEDS_HANDLER and _NEEDS_HANDLER[opcode](mount)
         present = route.operation in mount.ops or (route.operation is None and route.absent is None)
-        if present or ours:
+        if (present or ours) and opcode in handlers:
             table[opcode] = handlers[opcode]
         else:
-            table[opcode] = _refuse(serving, _absent(mount, route))
+            table[opcode] = _refuse(_absent(mount, route))
     return table
 
 
@@ -134,7 +135,7 @@ def _absent(mount: Mount, route: Route) -> int:
 
 def _all_handlers(serving: Serving) -> Handlers:
     families = [names, data, attrs, control]
-    if "readdir" in serving.mount.ops:
+    if "readdir" in serving.mount.ops:  # without it no directory is ever open
         families.append(dirs)
     if "advlock" in serving.mount.ops:
         families.append(locks)
@@ -144,11 +145,9 @@ def _all_handlers(serving: Serving) -> Handlers:
     return table
 
 
-def _refuse(serving: Serving, code: int) -> Handler:
-    send_error = serving.channel.send_error
-
-    def refuse(unique: int, _nodeid: int, _length: int) -> None:
-        send_error(unique, code)
+def _refuse(code: int) -> Handler:
+    def refuse(_unique: int, _nodeid: int, _length: int) -> None:
+        raise OSError(code, os.strerror(code))
 
     return refuse
 

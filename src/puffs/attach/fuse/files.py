@@ -2,11 +2,13 @@
 
 import errno
 import os
+import threading
 from itertools import count
 from typing import Any
 
 from puffs.kernel.directory import OpenDirectory
-from puffs.kernel.vnode import Vnode, VnodeTable
+from puffs.kernel.mount import Mount
+from puffs.kernel.vnode import Vnode
 from puffs.server.types import Open
 
 NO_FH = 0
@@ -26,38 +28,62 @@ class OpenFiles:
     `file` gives the file server's object of each open file.
     """
 
-    def __init__(self, vnodes: VnodeTable) -> None:
+    def __init__(self, mount: Mount) -> None:
         self.file: dict[int, Any] = _ByNumber({NO_FH: None})
         self.directory: dict[int, OpenDirectory] = _ByNumber()
         self._node: dict[int, Vnode] = _ByNumber()
-        self._vnodes = vnodes
+        self._mount = mount
+        self._vnodes = mount.vnodes
+        self._lock = threading.Lock()
         self._numbers = count(1)
 
     def open(self, vnode: Vnode, file: object) -> int:
         """Enter an open file; its number."""
-        fh = next(self._numbers)
+        fh = self._enter(vnode)
         self.file[fh] = file
-        self._node[fh] = vnode
-        self._vnodes.open(vnode)
         return fh
-
-    def close(self, fh: int) -> None:
-        """The kernel gave an open file back; the last one makes its node inactive."""
-        del self.file[fh]
-        self._vnodes.close(self._node.pop(fh))
 
     def opendir(self, vnode: Vnode, directory: OpenDirectory) -> int:
         """Enter an open directory; its number."""
-        fh = next(self._numbers)
+        fh = self._enter(vnode)
         self.directory[fh] = directory
+        return fh
+
+    def close(self, fh: int) -> None:
+        """Drop an open file or directory; the last one of a node makes it inactive."""
+        if fh == NO_FH:
+            return
+        if fh in self.directory:
+            del self.directory[fh]
+        else:
+            del self.file[fh]
+        self._vnodes.close(self._node.pop(fh))
+
+    def take_back(self, fh: int) -> None:
+        """Close what the kernel will not: it has not heard of it, or will not be heard again."""
+        if fh == NO_FH:
+            return
+        cookie = self._node[fh].cookie
+        if fh in self.directory:
+            self._mount.tell("closedir", cookie, self.directory[fh].file)
+        else:
+            self._mount.tell("close", cookie, self.file[fh], 0)
+        self.close(fh)
+
+    def close_all(self) -> None:
+        """The connection is over: take everything back.
+
+        That is also what was closed last: an unmount does not wait for a RELEASE to arrive.
+        """
+        for fh in list(self._node):
+            self.take_back(fh)
+
+    def _enter(self, vnode: Vnode) -> int:
+        with self._lock:
+            fh = next(self._numbers)
         self._node[fh] = vnode
         self._vnodes.open(vnode)
         return fh
-
-    def closedir(self, fh: int) -> None:
-        """The kernel gave an open directory back."""
-        del self.directory[fh]
-        self._vnodes.close(self._node.pop(fh))
 
 
 def unwrap(reply: object) -> tuple[Any, Open | None]:

@@ -1,90 +1,40 @@
 """Mounting and unmounting.
 
-There are several ways to a mount, the doors: `DOORS`, tried in order. Each is a function that
-returns the descriptor of a mounted connection or raises `DoorShut`.
+There are several ways to a mount, the doors: see `doors`.
 """
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from puffs.attach.fuse.doors import DOORS
+from puffs.attach.fuse.doors.device import DEVICE as DEVICE
+from puffs.attach.fuse.doors.door import MountRequest
+from puffs.attach.fuse.doors.fusermount import unmount_by_helper
+from puffs.attach.fuse.doors.reasons import DoorShut, Reason
+from puffs.attach.fuse.machine import HERE, Machine
 from puffs.attach.fuse.mountinfo import MountInfo, find_mount, is_below, read_mounts
 from puffs.attach.fuse.mountpoint import MountError as MountError
 from puffs.attach.fuse.mountpoint import resolve, shown
-from puffs.attach.fuse.options import MountOptions, kernel_data, source_name, type_name
+from puffs.attach.fuse.options import MountOptions, source_name, type_name
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, mount, umount2
 
-DEVICE = "/dev/fuse"
 CONNECTIONS = "/sys/fs/fuse/connections"
 
 SHOWN_HOLDERS = 3
 """How many processes the message about a busy mount names."""
 
-_CAP_SYS_ADMIN = 1 << 21  # capabilities(7)
-
-
-@dataclass(frozen=True, slots=True)
-class MountRequest:
-    """What a door is asked for.
-
-    Attributes:
-        mountpoint: absolute, as `check_mountpoint` returned it.
-        options: what the user asked for.
-        source: the source of the mount, for /proc/mounts.
-        fstype: ``fuse.puffs.NAME``.
-        rootmode: mode of the root; its type counts.
-    """
-
-    mountpoint: str
-    options: MountOptions
-    source: str
-    fstype: str
-    rootmode: int
-
-
-class DoorShut(Exception):
-    """One way to a mount is not open to this process: why, what opens it, and the errno."""
-
-    def __init__(self, why: str, remedy: str, code: int = errno.EPERM) -> None:
-        super().__init__(why, remedy, code)
-        self.why = why
-        self.remedy = remedy
-        self.code = code
-
-
-_NO_NODE = "run `modprobe fuse` as root; start a container with --device /dev/fuse"
-
-_OPEN_REFUSED: dict[int, tuple[str, str]] = {
-    errno.ENOENT: ("there is no /dev/fuse", _NO_NODE),
-    errno.EISDIR: ("/dev/fuse is a directory and not the device", _NO_NODE),
-    errno.ENODEV: ("the kernel has no FUSE behind /dev/fuse", "run `modprobe fuse` as root"),
-    errno.ENXIO: ("the kernel has no FUSE behind /dev/fuse", "run `modprobe fuse` as root"),
-    errno.EACCES: (
-        "no permission to open /dev/fuse",
-        "run as root, or let root run `chmod a+rw /dev/fuse`",
-    ),
-    errno.EPERM: (
-        "opening /dev/fuse is forbidden, as the device cgroup of a container does it",
-        "start the container with --device /dev/fuse",
-    ),
-}
-"""open(2) of the device: errno to why and remedy."""
-
-_NO_PRIVILEGE = (
-    "mount(2) is not permitted without CAP_SYS_ADMIN",
-    "run as root; start a container with --cap-add SYS_ADMIN",
-)
-_FORBIDDEN = (
-    "mount(2) is forbidden although this process has CAP_SYS_ADMIN",
-    "allow it in what confines the process: seccomp, AppArmor, SELinux, a user namespace",
-)
-
 
 def mount_fuse(
-    mountpoint: str, options: MountOptions, *, fsname: str, subtype: str, rootmode: int
+    mountpoint: str,
+    options: MountOptions,
+    *,
+    fsname: str,
+    subtype: str,
+    rootmode: int,
+    machine: Machine = HERE,
 ) -> int:
     """Mount a FUSE file system and return the descriptor that its requests are read from.
 
@@ -97,6 +47,7 @@ def mount_fuse(
         fsname: the source, as /proc/mounts shows it. It must hold no secret.
         subtype: NAME, or ``puffs.NAME``; the type becomes ``fuse.puffs.NAME``.
         rootmode: mode of the root; its type counts.
+        machine: what to mount with.
 
     Raises:
         MountError: no way to mount is open to this process (the text tells of each why, and the
@@ -109,71 +60,39 @@ def mount_fuse(
         type_name(options.subtype or subtype),
         rootmode,
     )
-    shut: list[DoorShut] = []
+    before = find_mount(mountpoint)
+    shut: dict[Reason, list[str]] = {}
+    code = 0
     for door in DOORS:
         try:
-            return door(request)
-        except DoorShut as reason:
-            shut.append(reason)
-    reasons = "; ".join(f"{reason.why} ({reason.remedy})" for reason in shut)
-    raise MountError(
-        shut[0].code,
-        f"cannot mount on {shown(mountpoint)}: {reasons}; "
-        "or use the files without a mount, with puffs.local",
+            return door.open(request, machine)
+        except DoorShut as closed:
+            shut.setdefault(closed.reason, []).append(door.name)
+            code = code or closed.code
+        except MountError:
+            raise
+        except BaseException:
+            # A signal's exception (KeyboardInterrupt) may come when the mount has just been made.
+            left = find_mount(mountpoint)
+            if left is not None and left != before:
+                unmount_this(left, lazy=True, machine=machine)
+            raise
+    reasons = "; ".join(
+        f"{', '.join(names)}: {reason.why} ({reason.remedy})" for reason, names in shut.items()
     )
-
-
-def _privileged(request: MountRequest) -> int:
-    """The door of mount(2): for root, or for CAP_SYS_ADMIN in the namespace of the mounts."""
-    target = request.mountpoint
-    before = find_mount(target)
-    try:
-        fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        code = error.errno or errno.EIO
-        if code in _OPEN_REFUSED:
-            raise DoorShut(*_OPEN_REFUSED[code], code) from error
-        raise MountError(code, f"cannot open {DEVICE}: {error.strerror}") from error
-    try:
-        data = kernel_data(request.options, fd, request.rootmode, os.getuid(), os.getgid())
-        mount(request.source, target, request.fstype, request.options.flags, data)
-    except OSError as error:
-        os.close(fd)
-        raise _refused(error, target) from error
-    except BaseException:
-        # A signal's exception (KeyboardInterrupt) may come when the mount has just been made.
-        os.close(fd)
-        if find_mount(target) != before:
-            umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW)
-        raise
-    return fd
-
-
-def _refused(error: OSError, target: str) -> DoorShut | MountError:
-    code = error.errno or errno.EIO
-    if code == errno.ENODEV:
-        return DoorShut("the kernel has no FUSE", "run `modprobe fuse` as root", code)
-    if code in (errno.EPERM, errno.EACCES):
-        return DoorShut(*(_FORBIDDEN if _has_privilege() else _NO_PRIVILEGE), code)
-    return MountError(code, f"cannot mount on {shown(target)}: {os.strerror(code)}")
-
-
-def _has_privilege() -> bool:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) & _CAP_SYS_ADMIN)
-    return False
-
-
-DOORS: tuple[Callable[[MountRequest], int], ...] = (_privileged,)
-"""The ways to a mount, in the order in which they are tried."""
+    raise MountError(
+        code,
+        f"cannot mount on {shown(mountpoint)}: {reasons}; or use the files without a mount, with "
+        "puffs.local (`puffs doctor` tells what this machine can do)",
+    )
 
 
 def unmount(mountpoint: str | os.PathLike[str], *, lazy: bool = False) -> None:
     """Unmount the topmost FUSE mount on `mountpoint`, whether its server lives or not.
 
     Without `lazy` the kernel may first write out what it has buffered: not to be called from the
-    thread that serves the mount.
+    thread that serves the mount. Where this process has no privilege, fusermount3 does it for the
+    user who mounted.
 
     Args:
         lazy: take the name away now and let those who still use the mount go on (MNT_DETACH).
@@ -192,18 +111,36 @@ def unmount(mountpoint: str | os.PathLike[str], *, lazy: bool = False) -> None:
             f"{shown(target)} is a mount of type {found.fstype} and not of FUSE: "
             f"use umount {shown(target)}",
         )
+    unmount_this(found, lazy=lazy)
+
+
+def unmount_this(found: MountInfo, *, lazy: bool, machine: Machine = HERE) -> None:
+    """Unmount what `find_mount` has found, which must be the topmost mount on its place.
+
+    Touches no file system on the way. Raises as `unmount` does.
+    """
+    target = found.mountpoint
     try:
-        umount2(target, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+        machine.umount2(target, UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0))
+        return
     except OSError as error:
         code = error.errno or errno.EIO
-        text = f"cannot unmount {shown(target)}: {os.strerror(code)}"
-        if code == errno.EBUSY:
-            text = _busy(found)
-        elif code == errno.EPERM:
-            text = f"no permission to unmount {shown(target)}: run as root"
-        elif code == errno.EINVAL:
-            text = f"{shown(target)} is not mounted, or locked: unmount it where it was mounted"
-        raise MountError(code, text) from error
+    if code == errno.EPERM and f"user_id={machine.uid()}" in found.options:
+        complaint = unmount_by_helper(machine, target, lazy=lazy)
+        if complaint is None:
+            return
+        if os.strerror(errno.EBUSY) in complaint:
+            code = errno.EBUSY
+        else:
+            raise MountError(code, f"cannot unmount {shown(target)}: fusermount3: {complaint}")
+    text = f"cannot unmount {shown(target)}: {os.strerror(code)}"
+    if code == errno.EBUSY:
+        text = _busy(found)
+    elif code == errno.EPERM:
+        text = f"no permission to unmount {shown(target)}: run as root"
+    elif code == errno.EINVAL:
+        text = f"{shown(target)} is not mounted, or locked: unmount it where it was mounted"
+    raise MountError(code, text)
 
 
 def _busy(mounted: MountInfo) -> str:

@@ -55,6 +55,8 @@ class MountOptions:
             server decides (it is on unless the class defines `access`).
         max_read: bytes of the largest READ; None: the kernel's own limit.
         max_write: bytes of the largest payload of a request, for INIT; None: the session's default.
+        auto_unmount: a process of its own unmounts when the server dies. None: whoever mounts
+            decides (commands: yes; `puffs.run` and `puffs.mount`: no).
     """
 
     flags: int = MS_NOSUID | MS_NODEV
@@ -64,6 +66,7 @@ class MountOptions:
     default_permissions: bool | None = None
     max_read: int | None = None
     max_write: int | None = None
+    auto_unmount: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,18 @@ OPTIONS = (
         f"largest request payload ({PAGE} to {MAX_PAYLOAD}, a multiple of {PAGE})",
         SetField("max_write", _size(PAGE)),
     ),
+    Option(
+        "auto_unmount",
+        None,
+        "unmount when the server dies (the default of commands)",
+        SetField("auto_unmount", True),
+    ),
+    Option(
+        "noauto_unmount",
+        None,
+        "leave the mount when the server dies: its users get errors",
+        SetField("auto_unmount", False),
+    ),
     Option("fsname", "NAME", "source shown in /proc/mounts", SetField("fsname", _name)),
     Option("subtype", "NAME", f"type shown: {TYPE_PREFIX}NAME", SetField("subtype", _name)),
 )
@@ -240,13 +255,44 @@ def kernel_data(options: MountOptions, fd: int, rootmode: int, uid: int, gid: in
         uid: user who may use the mount without allow_other.
         gid: group of that user.
     """
-    options = replace(options, default_permissions=options.default_permissions is not False)
     words = [
         f"fd={fd}",
         f"rootmode={stat.S_IFMT(rootmode):o}",
         f"user_id={uid}",
         f"group_id={gid}",
     ]
+    return ",".join(words + _for_kernel(options))
+
+
+def fusermount_data(options: MountOptions, source: str, fstype: str) -> str:
+    """Return the text of fusermount3's option ``-o`` for the same mount (fusermount3(1)).
+
+    It takes the flags as words too, and the names, where a backslash protects a comma.
+
+    Args:
+        source: as `source_name` gives it.
+        fstype: as `type_name` gives it.
+    """
+    words = [
+        option.name
+        for option in OPTIONS
+        if isinstance(option.effect, SetFlag)
+        and option.effect.on
+        and options.flags & option.effect.bit
+    ]
+    names = {"fsname": source, "subtype": fstype.removeprefix("fuse.")}
+    words += [f"{name}={_escaped(text)}" for name, text in names.items()]
+    return ",".join(words + _for_kernel(options))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([,\\])", r"\\\1", text)
+
+
+def _for_kernel(options: MountOptions) -> list[str]:
+    """The words that the kernel knows by the same name."""
+    options = replace(options, default_permissions=options.default_permissions is not False)
+    words = []
     for option in OPTIONS:
         if isinstance(option.effect, SetField) and option.effect.to_kernel:
             value = getattr(options, option.effect.field)
@@ -254,7 +300,7 @@ def kernel_data(options: MountOptions, fd: int, rootmode: int, uid: int, gid: in
                 words.append(option.name)
             elif value not in (None, False):
                 words.append(f"{option.name}={value}")
-    return ",".join(words)
+    return words
 
 
 def source_name(text: str) -> str:

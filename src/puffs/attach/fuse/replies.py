@@ -1,12 +1,10 @@
 """Replies: from what operations returned to the messages that the kernel takes.
 
-These are the second halves of the handlers: a handler decodes a request and calls an operation, and
-what it returned goes to one of the functions here, which polices it (through the kernel half),
-encodes and sends it. The call is always the last thing that a handler does, so that an operation
-that is not finished yet can be finished later by the same function.
+These are the second halves of handlers: a handler decodes a request and calls an operation, and
+what that returned goes to one of the functions here, which polices it (through the kernel half),
+encodes it and sends it. See `flow` for how the halves are joined.
 """
 
-import os
 from collections.abc import Callable
 from operator import attrgetter
 from struct import Struct
@@ -26,6 +24,7 @@ from puffs.attach.fuse.abi import (
 )
 from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, OpenFiles, unwrap
+from puffs.attach.fuse.flow import Flow
 from puffs.kernel import police
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import Vnode
@@ -108,20 +107,19 @@ class Replies:
     data: Callable[[Any, int, int, Cookie], None]
     written: Callable[[Any, int, int, Cookie], None]
     attr: Callable[[Any, int, Vnode], None]
-    found: Callable[[Any, int, Vnode], None]
-    made: Callable[[Any, int, Vnode, str], None]
-    created: Callable[[Any, int, Vnode, int, str], None]
+    found: Callable[[Any, int, Vnode, str], None]
+    made: Callable[[Any, int, Vnode, str, str], None]
     opened: Callable[[Any, int, Vnode], None]
     itself: Callable[[Any, int, Vnode], None]
-    absent: Callable[[int], None]
 
-    def __init__(self, channel: Channel, mount: Mount, files: OpenFiles) -> None:
+    def __init__(self, channel: Channel, mount: Mount, files: OpenFiles, flow: Flow) -> None:
         server = mount.server
         self._channel = channel
         self._mount = mount
         self._files = files
+        self._flow = flow
+        self._tracked = mount.tracks_opens
         self.lifetimes = Lifetimes.of(server.name_ttl, server.attr_ttl)
-        self.negative = lifetime(server.negative_ttl)
         self._build_plain()
         self._build_attr()
         self._build_entries()
@@ -137,11 +135,44 @@ class Replies:
             server.attr_ttl if entry.attr_ttl is None else entry.attr_ttl,
         )
 
+    def absent(self, unique: int) -> None:
+        """A negative entry: the kernel remembers for a while that the name is not there."""
+        seconds, nanoseconds = lifetime(self._mount.server.negative_ttl)
+        entry = _ENTRY.pack(0, 0, seconds, 0, nanoseconds, 0, 0)
+        self._channel.send(unique, entry, bytes(WIRE_SIZE))
+
+    def enter(self, vnode: Vnode, opened: object) -> tuple[int, Open | None]:
+        """Enter a file that was opened as it was made: its number, and the hints that came."""
+        file, hints = unwrap(opened)
+        if self._tracked:
+            return self._files.open(vnode, file), hints
+        if file is not None:
+            raise ProtocolFault(
+                "MAKENODE",
+                "create returned an open file, but the class has neither open nor close",
+                node=vnode.cookie,
+            )
+        return NO_FH, hints
+
+    def created(
+        self,
+        unique: int,
+        vnode: Vnode,
+        attr: Attr,
+        entry: Entry | None,
+        fh: int,
+        hints: Open | None,
+    ) -> bool:
+        """The entry of a file that was just made and the open file that came with it.
+
+        False when nobody wants them any more.
+        """
+        head = pack_entry(vnode, attr, self.lifetimes_of(entry))
+        return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, open_flags(hints), 0))
+
     def _build_plain(self) -> None:
-        write, writev = os.write, os.writev
-        channel = self._channel
-        fd = channel.fd
-        refused = channel.refused
+        channel, then = self._channel, self._flow.then
+        fd, write, writev, refused = channel.fd, channel.write, channel.writev, channel.refused
         pack_header = OUT_HEADER.struct.pack
         pack_written = Struct("=IiQII").pack
         written_size = HEADER + WRITE_OUT.size
@@ -150,7 +181,7 @@ class Replies:
             try:
                 write(fd, pack_header(HEADER, 0, unique))
             except OSError as exc:
-                refused(exc)
+                refused(exc, unique)
 
         def data(reply: Any, unique: int, size: int, cookie: Cookie) -> None:
             if type(reply) is not bytes or len(reply) > size:
@@ -158,7 +189,7 @@ class Replies:
             try:
                 writev(fd, (pack_header(HEADER + len(reply), 0, unique), reply))
             except OSError as exc:
-                refused(exc)
+                refused(exc, unique)
 
         def written(reply: Any, unique: int, size: int, cookie: Cookie) -> None:
             if reply != size or type(reply) is not int:
@@ -166,176 +197,115 @@ class Replies:
             try:
                 write(fd, pack_written(written_size, 0, unique, reply, 0))
             except OSError as exc:
-                refused(exc)
+                refused(exc, unique)
 
-        self.ok, self.data, self.written = ok, data, written
+        self.ok, self.data, self.written = then(ok), then(data), then(written)
 
     def _build_attr(self) -> None:
-        write = os.write
-        fd, refused = self._channel.fd, self._channel.refused
+        channel = self._channel
+        fd, write, refused = channel.fd, channel.write, channel.refused
         pack = _ATTR_REPLY.pack
+        size = ATTR_REPLY_SIZE
         seconds, nanoseconds = lifetime(self._mount.server.attr_ttl)
 
         def attr(reply: Any, unique: int, vnode: Vnode) -> None:
             if type(reply) is not Attr:
                 reply = police.attributes(reply, vnode.cookie, "getattr")
+            ino = reply.ino or vnode.ino
+            message = pack(size, 0, unique, seconds, nanoseconds, 0, ino) + reply.wire
             try:
-                write(
-                    fd,
-                    pack(
-                        ATTR_REPLY_SIZE, 0, unique, seconds, nanoseconds, 0, reply.ino or vnode.ino
-                    )
-                    + reply.wire,
-                )
+                write(fd, message)
             except OSError as exc:
-                refused(exc)
+                refused(exc, unique)
 
-        self.attr = attr
+        self.attr = self._flow.then(attr)
 
     def _build_entries(self) -> None:
-        write = os.write
-        fd, refused = self._channel.fd, self._channel.refused
+        channel, then = self._channel, self._flow.then
+        fd, write, refused = channel.fd, channel.write, channel.refused
         pack = _ENTRY_REPLY.pack
+        size = ENTRY_REPLY_SIZE
         vnodes = self._mount.vnodes
         adopt = vnodes.adopt
         getattr_ = self._mount.ops["getattr"]
         lifetimes_of = self.lifetimes_of
-        negative = self.negative
 
-        def send(attr: Any, unique: int, vnode: Vnode, entry: Entry | None) -> None:
-            """Tell the kernel of a vnode that was counted for it; count back if it does not listen
-            any more.
-            """
-            name_s, attr_s, name_ns, attr_ns = lifetimes_of(entry)
-            ino = vnode.ino = attr.ino or vnode.ino
-            message = pack(
-                ENTRY_REPLY_SIZE,
-                0,
-                unique,
-                vnode.nodeid,
-                vnode.generation,
-                name_s,
-                attr_s,
-                name_ns,
-                attr_ns,
-                ino,
-            )
+        def send(attr: Attr, unique: int, vnode: Vnode, entry: Entry | None) -> None:
+            """Tell the kernel of a vnode that was counted for it; count back if it cannot be."""
+            told = False
+            id_, generation = vnode.nodeid, vnode.generation
             try:
-                write(fd, message + attr.wire)
+                name_s, attr_s, name_ns, attr_ns = lifetimes_of(entry)
+                ino = attr.ino or vnode.ino
+                head = pack(size, 0, unique, id_, generation, name_s, attr_s, name_ns, attr_ns, ino)
+                vnode.ino = ino
+                write(fd, head + attr.wire)
+                told = True
             except OSError as exc:
-                refused(exc)
-                vnodes.forget(vnode.nodeid, 1)
+                refused(exc, unique)
+            finally:
+                if not told:
+                    vnodes.forget(id_, 1)
 
-        def found_attr(
-            reply: Any, unique: int, cookie: Cookie, entry: Entry | None, new: bool
+        def with_attr(
+            reply: Any,
+            unique: int,
+            parent: Vnode,
+            name: str,
+            new: bool,
+            cookie: Cookie,
+            entry: Entry | None,
         ) -> None:
             attr = police.attributes(reply, cookie, "getattr")
-            send(attr, unique, adopt(cookie, new=new), entry)
+            send(attr, unique, adopt(cookie, parent, name, new=new), entry)
 
-        def found(reply: Any, unique: int, parent: Vnode) -> None:
+        with_attr = then(with_attr)
+
+        def found(reply: Any, unique: int, parent: Vnode, name: str) -> None:
             cookie, attr, entry = police.node(reply, parent, "lookup")
             if attr is None:
-                found_attr(getattr_(cookie, None), unique, cookie, entry, False)
+                with_attr(getattr_(cookie, None), unique, parent, name, False, cookie, entry)
             else:
-                send(attr, unique, adopt(cookie), entry)
+                send(attr, unique, adopt(cookie, parent, name), entry)
 
-        def made(reply: Any, unique: int, parent: Vnode, operation: str) -> None:
+        def made(reply: Any, unique: int, parent: Vnode, name: str, operation: str) -> None:
             cookie, attr, entry = police.node(reply, parent, operation)
             if attr is None:
-                found_attr(getattr_(cookie, None), unique, cookie, entry, True)
+                with_attr(getattr_(cookie, None), unique, parent, name, True, cookie, entry)
             else:
-                send(attr, unique, adopt(cookie, new=True), entry)
+                send(attr, unique, adopt(cookie, parent, name, new=True), entry)
 
         def itself(reply: Any, unique: int, vnode: Vnode) -> None:
             """The entry of a node that is known already: LOOKUP "." and LINK."""
             attr = police.attributes(reply, vnode.cookie, "getattr")
             send(attr, unique, adopt(vnode.cookie), None)
 
-        def absent(unique: int) -> None:
-            """A negative entry: the kernel remembers that the name is not there."""
-            seconds, nanoseconds = negative
-            message = pack(ENTRY_REPLY_SIZE, 0, unique, 0, 0, seconds, 0, nanoseconds, 0, 0)
-            self._channel.send(message + bytes(WIRE_SIZE))
-
-        self.found, self.made, self.itself, self.absent = found, made, itself, absent
+        self.found, self.made, self.itself = then(found), then(made), then(itself)
 
     def _build_opened(self) -> None:
-        mount, files, channel = self._mount, self._files, self._channel
-        vnodes = mount.vnodes
-        getattr_ = mount.ops["getattr"]
-        open_ = mount.ops.get("open")
-        close = mount.ops.get("close")
-        lifetimes_of = self.lifetimes_of
-        pack_open = Struct("=IiQQIi").pack
-        open_size = HEADER + OPEN_OUT.size
-        created_size = ENTRY_REPLY_SIZE + OPEN_OUT.size
-        tracked = mount.tracks_opens
-
-        def enter(vnode: Vnode, file: object, operation: str) -> int:
-            if tracked:
-                return files.open(vnode, file)
-            if file is not None:
-                raise ProtocolFault(
-                    "MAKENODE",
-                    f"{operation} returned an open file, but the class has no open or close",
-                    node=vnode.cookie,
-                )
-            return NO_FH
-
-        def take_back(vnode: Vnode, fh: int, file: object) -> None:
-            """Nobody waits for this open file any more: close it."""
-            if fh == NO_FH:
-                return
-            try:
-                if close is not None:
-                    close(vnode.cookie, file, 0)
-            finally:
-                files.close(fh)
+        channel, files = self._channel, self._files
+        fd, write, refused = channel.fd, channel.write, channel.refused
+        pack = Struct("=IiQQIi").pack
+        size = HEADER + OPEN_OUT.size
 
         def opened(reply: Any, unique: int, vnode: Vnode) -> None:
             file, hints = unwrap(reply)
-            fh = files.open(vnode, file)
-            if not channel.send(pack_open(open_size, 0, unique, fh, open_flags(hints), 0)):
-                take_back(vnode, fh, file)
+            fh, told = files.open(vnode, file), False
+            try:
+                write(fd, pack(size, 0, unique, fh, open_flags(hints), 0))
+                told = True
+            except OSError as exc:
+                refused(exc, unique)
+            finally:
+                if not told:  # nobody waits for this open file any more
+                    files.take_back(fh)
 
-        def created(reply: Any, unique: int, parent: Vnode, flags: int, operation: str) -> None:
-            node, open_reply, came = police.created(reply)
-            cookie, attr, entry = police.node(node, parent, operation)
-            if not came and open_ is not None:
-                open_reply = open_(cookie, flags, channel.cred())
-            if attr is None:
-                attr = police.attributes(getattr_(cookie, None), cookie, "getattr")
-            vnode = vnodes.adopt(cookie, new=True)
-            file, hints = unwrap(open_reply)
-            fh = enter(vnode, file, operation)
-            ino = vnode.ino = attr.ino or vnode.ino
-            name_s, attr_s, name_ns, attr_ns = lifetimes_of(entry)
-            message = b"".join(
-                (
-                    _ENTRY_REPLY.pack(
-                        created_size,
-                        0,
-                        unique,
-                        vnode.nodeid,
-                        vnode.generation,
-                        name_s,
-                        attr_s,
-                        name_ns,
-                        attr_ns,
-                        ino,
-                    ),
-                    attr.wire,
-                    OPEN_OUT.struct.pack(fh, open_flags(hints), 0),
-                )
-            )
-            if not channel.send(message):
-                take_back(vnode, fh, file)
-                vnodes.forget(vnode.nodeid, 1)
-
-        self.opened, self.created = opened, created
+        self.opened = self._flow.then(opened)
 
 
 def pack_entry(vnode: Vnode, attr: Attr, lifetimes: Lifetimes) -> bytes:
-    """A `fuse_entry_out` for readdirplus."""
-    ino = vnode.ino = attr.ino or vnode.ino
-    return _ENTRY.pack(vnode.nodeid, vnode.generation, *lifetimes, ino) + attr.wire
+    """A `fuse_entry_out`."""
+    ino = attr.ino or vnode.ino
+    packed = _ENTRY.pack(vnode.nodeid, vnode.generation, *lifetimes, ino) + attr.wire
+    vnode.ino = ino
+    return packed

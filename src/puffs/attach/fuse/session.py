@@ -1,54 +1,49 @@
-"""A session: one mounted connection to the kernel, from INIT until it is unmounted, served by one
-thread.
+"""A session: one mounted connection to the kernel, from INIT until it is unmounted.
 
-The loop is all that stands between the kernel and the dispatch table: read a request into a buffer
-that is kept, unpack its header, call what the table has for its opcode.
+Whoever serves it (`serve` here, or an event loop) makes readers for it. Other threads control it
+through the methods of `kernel.mount.Attachment`.
 """
 
 import errno
+import fcntl
 import logging
 import os
+import select
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from inspect import iscoroutine
 from typing import Any, TypeVar
 
 from puffs.attach.fuse import mounting, syscalls
 from puffs.attach.fuse.abi import (
+    FUSE_DEV_IOC_CLONE,
     IN_HEADER,
-    OUT_HEADER,
     Opcode,
     notify_inval_entry,
     notify_inval_inode,
 )
-from puffs.attach.fuse.channel import BODY, Channel, Handler
-from puffs.attach.fuse.dispatch import build, operation_name, wants_reply
+from puffs.attach.fuse.channel import BODY, Channel, Handler, Request
 from puffs.attach.fuse.files import OpenFiles
-from puffs.attach.fuse.handlers import Serving
-from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_major
+from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.notify import Notice, Notifier
-from puffs.attach.fuse.replies import Replies
+from puffs.attach.fuse.reader import AGAIN, END, Reader, Stop
 from puffs.kernel.mount import Mount
 from puffs.server.cred import requester
+from puffs.server.stepping import WAITING, Stepper
 
 logger = logging.getLogger("puffs")
 
 T = TypeVar("T")
 
-_AGAIN = frozenset((errno.EINTR, errno.EAGAIN, errno.ENOENT))
-"""read(2) of the device: a signal, or the request went away. The next one may come."""
-_END = frozenset((errno.ENODEV, errno.ECONNABORTED))
-"""read(2) of the device: unmounted, or aborted."""
-
+_UNMOUNT_MS = 1000
+"""How long an unmount takes, once the name is gone from the tree."""
 
 OnTable = Callable[[list[Handler]], None]
 """Is given a fresh dispatch table, handlers by opcode, and may change it in place."""
-
-
-class _Stop(BaseException):
-    """Leave the loop although the connection lives; raised on the thread that serves."""
 
 
 class Session:
@@ -72,139 +67,130 @@ class Session:
         self.mount = mount
         self.mountpoint = mountpoint
         self._fd = fd
+        found = find_mount(mountpoint)
+        self._device = found.device if found is not None else None
         self._max_write = max_write
         self._on_ready = on_ready
         self._on_table = on_table
-        self._files = OpenFiles(mount.vnodes)
+        self._files = OpenFiles(mount)
         self._notifier = Notifier(fd)
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._over = False
-        self._thread: int | None = None
+        self._threads: set[int] = set()
+        self._readers: list[Reader] = []
         self._negotiated: Negotiated | None = None
-        self._absent: Callable[[int], None] | None = None
+        self._stepper: Stepper | None = None
         mount.attach(self)
 
     # -------------------------------------------------------------------------------------- serving
 
-    def serve(self) -> None:
-        """Serve requests on this thread until the file system is unmounted; then give everything
-        back.
-        """
-        self._thread = threading.get_ident()
-        token = None
-        try:
-            channel = Channel(self._fd, REQUEST_ROOM)
-            self._negotiated = self._handshake(channel)
-            if self._negotiated is None:
-                return
-            channel = Channel(self._fd, self._negotiated.buffer_size)
-            token = requester.set(channel)
-            handlers = self._dispatch(channel)
-            self._on_ready()
-            while self._loop(channel, handlers):
-                channel.renew_buffer()
-                handlers = self._dispatch(channel)
-        except _Stop:
-            pass
-        finally:
-            if token is not None:
-                requester.reset(token)
-            self._finish()
+    def serve(self, threads: int = 1) -> None:
+        """Serve on this thread, and on more beside it, until unmounted; then give everything back.
 
-    def _handshake(self, channel: Channel) -> Negotiated | None:
-        """Answer INIT. None when the connection ended before."""
+        Each thread reads a clone of the connection, where the kernel makes one.
+        """
+        try:
+            if not self.start():
+                return
+            others = [
+                threading.Thread(target=self._serve_beside, name=f"puffs {number}", daemon=True)
+                for number in range(1, threads)
+            ]
+            for thread in others:
+                thread.start()
+            self._on_ready()
+            self._serve(self.reader())
+            for thread in others:
+                thread.join()
+        finally:
+            self.finish()
+
+    def start(self) -> bool:
+        """Answer INIT, waiting for it. False when the connection ended before."""
+        channel = Channel(self._fd, REQUEST_ROOM)
         while (length := self._read(channel)) is not None:
             _, opcode, unique, *_ = IN_HEADER.struct.unpack_from(channel.buffer)
             body = channel.view[BODY:length]
             if opcode != Opcode.INIT:
                 channel.send_error(unique, errno.EIO)
-                continue
-            later = newer_major(body)
-            negotiated = None if later else negotiate(body, self.mount, self._max_write)
-            reply = later or (negotiated.reply() if negotiated else b"")
-            # RUNNING before the reply: from then on the kernel may ask.
-            if negotiated is not None:
-                self.mount.start()
-            channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(reply), 0, unique) + reply)
-            if negotiated is not None:
-                return negotiated
-        return None
+            elif later := newer_major(body):
+                channel.send(unique, later)
+            else:
+                self._negotiated = negotiate(body, self.mount, self._max_write)
+                self.mount.start()  # before the reply: from then on the kernel may ask
+                channel.send(unique, self._negotiated.reply())
+                return True
+        return False
+
+    def reader(self, fd: int | None = None, stepper: Stepper | None = None) -> Reader:
+        """A reader of `fd`, the connection itself when None; to be used on one thread only."""
+        assert self._negotiated is not None, "start() comes first"
+        self._stepper = stepper
+        reader = Reader(
+            self.mount,
+            self._fd if fd is None else fd,
+            self._negotiated,
+            self._files,
+            notify=self._notifier.send,
+            run_calls=self._run_calls,
+            stepper=stepper,
+            on_table=self._on_table,
+        )
+        self._readers.append(reader)
+        return reader
+
+    def fileno(self) -> int:
+        """The descriptor of the connection: readable when there is a request."""
+        return self._fd
+
+    def _serve_beside(self) -> None:
+        fd = self._clone()
+        try:
+            self._serve(self.reader(fd))
+        except Exception:
+            logger.exception("a thread that serves %s has failed", self.mountpoint)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _serve(self, reader: Reader) -> None:
+        thread = threading.get_ident()
+        self._threads.add(thread)
+        token = requester.set(reader.channel)
+        try:
+            reader.serve()
+        except Stop:
+            pass
+        finally:
+            requester.reset(token)
+            self._threads.discard(thread)
+
+    def _clone(self) -> int | None:
+        """Another descriptor of the connection (FUSE_DEV_IOC_CLONE); None when there can be none."""
+        try:
+            fd = os.open(mounting.DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.ioctl(fd, FUSE_DEV_IOC_CLONE, struct.pack("=I", self._fd))
+        except OSError:
+            os.close(fd)
+            return None
+        return fd
 
     def _read(self, channel: Channel) -> int | None:
-        """The length of the next request, in the channel's buffer; None when the connection has
-        ended.
-        """
+        """The length of the next request, in the channel's buffer; None when there will be none."""
         while True:
             try:
                 return os.readv(channel.fd, (channel.buffer,)) or None
             except OSError as exc:
-                if exc.errno in _END:
+                if exc.errno in END:
                     return None
-                if exc.errno not in _AGAIN:
+                if exc.errno not in AGAIN:
                     raise
 
-    def _dispatch(self, channel: Channel) -> list[Handler]:
-        assert self._negotiated is not None
-        replies = Replies(channel, self.mount, self._files)
-        self._absent = replies.absent if replies.negative != (0, 0) else None
-        flags = self._negotiated.flags
-        table = build(
-            Serving(
-                self.mount,
-                channel,
-                self._files,
-                replies,
-                flags,
-                self._notifier.send,
-                self._run_calls,
-            )
-        )
-        if self._on_table is not None:
-            self._on_table(table)
-        return table
-
-    def _loop(self, channel: Channel, handlers: list[Handler]) -> bool:
-        """Serve until the connection ends (False), or until the channel needs another buffer
-        (True).
-        """
-        fd, buffer = channel.fd, channel.buffer
-        vector = (buffer,)
-        readv = os.readv
-        unpack = IN_HEADER.struct.unpack_from
-        known = len(handlers)
-        while True:
-            try:
-                length = readv(fd, vector)
-            except OSError as exc:
-                if exc.errno in _END:
-                    return False
-                if exc.errno in _AGAIN:
-                    continue
-                raise
-            if length < BODY:  # the other side of a connection that is no device has closed it
-                return False
-            channel.header = header = unpack(buffer)
-            opcode = header[1]
-            try:
-                handlers[opcode if opcode < known else 0](header[2], header[3], length)
-            except BufferKept:
-                return True
-            except Exception as exc:
-                self._fail(channel, exc)
-
-    def _fail(self, channel: Channel, exc: Exception) -> None:
-        """Answer the request that is under way with the errno for what its handler raised."""
-        _, opcode, unique, *_ = channel.header
-        code = self.mount.errno_of(exc, operation_name(opcode))
-        if not wants_reply(opcode):
-            return
-        if code == errno.ENOENT and opcode == Opcode.LOOKUP and self._absent is not None:
-            self._absent(unique)
-        else:
-            channel.send_error(unique, code)
-
-    def _finish(self) -> None:
+    def finish(self) -> None:
         """The connection is over, or to be given up: close it and tell the mount.
 
         Callers that still wait get errors.
@@ -213,11 +199,24 @@ class Session:
             self._over = True
         self._notifier.close()
         os.close(self._fd)
-        try:
-            self._run_calls()
-        except _Stop:
-            pass
+        self._clear_away()
+        while self._calls:
+            try:
+                self._run_calls()
+            except Stop:
+                continue
+        self._files.close_all()
         self.mount.detached(self)
+
+    def _clear_away(self) -> None:
+        """Leave no dead mount behind. Whoever has unmounted it may have mounted something else."""
+        unmounted = any(reader.unmounted for reader in self._readers)
+        if unmounted or not self._is_on_top():
+            return
+        try:
+            mounting.unmount(self.mountpoint, lazy=True)
+        except OSError as exc:
+            logger.error("%s", exc)
 
     # -------------------------------------------------------- for other threads (kernel.Attachment)
 
@@ -226,14 +225,29 @@ class Session:
         self._not_inside()
         future: Future[T] = Future()
 
+        def settle(result: Any, error: BaseException | None) -> None:
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
         def run() -> None:
             try:
-                future.set_result(function(*args))
+                result: Any = function(*args)
+                if iscoroutine(result) and self._stepper is not None:
+                    who = Request((0,) * len(IN_HEADER.zeros))
+                    result = self._stepper.step(result, who, settle)
             except BaseException as exc:
-                future.set_exception(exc)
+                settle(None, exc)
+            else:
+                if result is not WAITING:
+                    settle(result, None)
 
         self._soon(run)
-        self._wake(self.mountpoint)
+        # As long as that thread uses the mount it could not be unmounted.
+        self._wake(self.mountpoint).join()
+        if not future.done() and not self._has_ended() and self._withdraw(run):
+            raise OSError(errno.ENXIO, f"{self.mountpoint} leads to this mount no more")
         return future.result()
 
     def busy(self) -> bool:
@@ -255,6 +269,9 @@ class Session:
         With `force` a busy mount is taken away too, and who has files open there gets errors.
         """
         self._not_inside()
+        if not self._is_on_top():
+            self._detach_hidden(force)
+            return
         try:
             mounting.unmount(self.mountpoint)
         except OSError as exc:
@@ -263,6 +280,36 @@ class Session:
             if not force or exc.errno != errno.EBUSY:
                 raise
             self._detach_busy()
+
+    def _is_on_top(self) -> bool:
+        """Whether the mount point leads to this mount, and not to another one or to none."""
+        found = find_mount(self.mountpoint)
+        return found is not None and found.device == self._device
+
+    def _detach_hidden(self, force: bool) -> None:
+        """End a mount that something was mounted over, or that somebody has taken out of the tree
+        while files are open.
+        """
+        if self._has_ended():  # somebody was faster
+            return
+        if not force or self._device is None:
+            raise OSError(
+                errno.EBUSY, f"{self.mountpoint} leads to this mount no more, but it is in use"
+            )
+        mounting.abort_connection(self._device[1])
+
+    def _has_ended(self) -> bool:
+        """Whether the connection is over. One that somebody is just unmounting is waited for."""
+        with self._lock:
+            if self._over:
+                return True
+            fd = os.dup(self._fd)
+        try:
+            poller = select.poll()
+            poller.register(fd, 0)  # errors are always told
+            return bool(poller.poll(_UNMOUNT_MS))
+        finally:
+            os.close(fd)
 
     def _detach_busy(self) -> None:
         """Take a mount in use out of the tree, then end the loop: closing the descriptor aborts
@@ -279,7 +326,7 @@ class Session:
             os.close(root)
 
     def _not_inside(self) -> None:
-        if threading.get_ident() == self._thread:
+        if threading.get_ident() in self._threads:
             raise OSError(
                 errno.EDEADLK, "this cannot be done inside an operation of the file server"
             )
@@ -289,6 +336,14 @@ class Session:
             if self._over:
                 raise OSError(errno.ENXIO, f"{self.mountpoint} is not mounted any more")
             self._calls.append(function)
+
+    def _withdraw(self, function: Callable[[], None]) -> bool:
+        """Take back what `_soon` was given. False when it is being done already."""
+        try:
+            self._calls.remove(function)
+        except ValueError:
+            return False
+        return True
 
     def _wake(self, root: str | int) -> threading.Thread:
         """Make the kernel send a request (STATFS is never cached), so that the loop comes to run
@@ -328,4 +383,4 @@ class Session:
 
 
 def _stop() -> None:
-    raise _Stop
+    raise Stop

@@ -1,4 +1,4 @@
-"""mount(2), umount2(2) and syncfs(2), which the standard library does not have.
+"""mount(2), umount2(2), unshare(2) and syncfs(2), which Python 3.11 does not have.
 
 Through the C library that the interpreter runs on; `ctypes.CDLL` lets go of the GIL for each call,
 so a thread that serves a mount goes on while another one mounts or unmounts.
@@ -15,9 +15,14 @@ MS_NOEXEC: Final = 1 << 3
 MS_SYNCHRONOUS: Final = 1 << 4
 MS_DIRSYNC: Final = 1 << 7
 MS_NOATIME: Final = 1 << 10
+MS_REC: Final = 1 << 14
+MS_SLAVE: Final = 1 << 19
 
 MNT_DETACH: Final = 1 << 1
 UMOUNT_NOFOLLOW: Final = 1 << 3
+
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUSER: Final = 0x10000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -56,6 +61,19 @@ def umount2(target: str, flags: int) -> None:
     """
     if _libc.umount2(os.fsencode(target), flags) != 0:
         _fail(target)
+
+
+def unshare(flags: int) -> None:
+    """Give this process namespaces of its own: unshare(2).
+
+    Args:
+        flags: CLONE_NEWNS, CLONE_NEWUSER. The latter is for processes with one thread.
+
+    Raises:
+        OSError: with the errno of unshare(2).
+    """
+    if _libc.unshare(flags) != 0:
+        _fail("unshare")
 
 
 def syncfs(fd: int) -> None:

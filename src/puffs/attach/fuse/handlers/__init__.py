@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from puffs.attach.fuse.abi import Opcode
 from puffs.attach.fuse.channel import Channel, Handler
 from puffs.attach.fuse.files import OpenFiles
+from puffs.attach.fuse.flow import Flow
 from puffs.attach.fuse.replies import Replies
 from puffs.kernel.mount import Mount
 
@@ -28,6 +29,7 @@ class Serving:
     channel: Channel
     files: OpenFiles
     reply: Replies
+    flow: Flow
     init_flags: int
     notify: Callable[[bytes], object]
     run_calls: Callable[[], None]

@@ -23,7 +23,6 @@ from puffs.attach.fuse.abi import (
     GETATTR_IN,
     GETXATTR_IN,
     GETXATTR_OUT,
-    OUT_HEADER,
     SETATTR_IN,
     SETXATTR_IN,
     STATX_IN,
@@ -31,6 +30,7 @@ from puffs.attach.fuse.abi import (
     Opcode,
 )
 from puffs.attach.fuse.channel import BODY
+from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.attach.fuse.replies import lifetime
 from puffs.kernel import police
@@ -88,22 +88,31 @@ def _stat(serving: Serving) -> Handlers:
         file = file_of[fh] if flags & FUSE_GETATTR_FH else None
         send_attr(fs_getattr(vnode.cookie, file), unique, vnode)
 
-    def setattr_(unique: int, nodeid: int, _length: int) -> None:
+    def setattr_(unique: int, nodeid: int, _length: int) -> Steps:
         changes, fh = changes_of(buffer, clock())
         vnode = nodes[nodeid]
         file = None if fh is None else file_of[fh]
-        attr = fs_setattr(vnode.cookie, changes, file, cred())  # type: ignore[misc]
-        send_attr(fs_getattr(vnode.cookie, file) if attr is None else attr, unique, vnode)
+        attr = yield fs_setattr(vnode.cookie, changes, file, cred())  # type: ignore[misc]
+        if attr is None:
+            attr = fs_getattr(vnode.cookie, file)
+        else:
+            attr = police.attributes(attr, vnode.cookie, "setattr")
+        send_attr(attr, unique, vnode)
 
-    def statx(unique: int, nodeid: int, _length: int) -> None:
+    def statx(unique: int, nodeid: int, _length: int) -> Steps:
         flags, _, fh, _, _ = STATX_IN.struct.unpack_from(buffer, BODY)
         vnode = nodes[nodeid]
         file = file_of[fh] if flags & FUSE_GETATTR_FH else None
-        attr = police.attributes(fs_getattr(vnode.cookie, file), vnode.cookie, "getattr")
-        body = statx_reply(attr, attr.ino or vnode.ino, mount.server.attr_ttl)
-        channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(body), 0, unique) + body)
+        reply = yield fs_getattr(vnode.cookie, file)
+        attr = police.attributes(reply, vnode.cookie, "getattr")
+        channel.send(unique, statx_reply(attr, attr.ino or vnode.ino, mount.server.attr_ttl))
 
-    return {Opcode.GETATTR: getattr_, Opcode.SETATTR: setattr_, Opcode.STATX: statx}
+    steps = serving.flow.steps
+    return {
+        Opcode.GETATTR: getattr_,
+        Opcode.SETATTR: steps(setattr_),
+        Opcode.STATX: steps(statx),
+    }
 
 
 def statx_reply(attr: Attr, ino: int, ttl: float) -> bytes:
@@ -138,16 +147,16 @@ def _links_and_access(serving: Serving) -> Handlers:
     buffer, nodes = channel.buffer, mount.vnodes.by_nodeid
     fs_readlink, fs_access = mount.ops.get("readlink"), mount.ops.get("access")
 
-    def readlink(unique: int, nodeid: int, _length: int) -> None:
+    def readlink(unique: int, nodeid: int, _length: int) -> Steps:
         cookie = nodes[nodeid].cookie
-        target = police.target(fs_readlink(cookie), cookie)  # type: ignore[misc]
-        channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(target), 0, unique) + target)
+        target = yield fs_readlink(cookie)  # type: ignore[misc]
+        channel.send(unique, police.target(target, cookie))
 
     def access(unique: int, nodeid: int, _length: int) -> None:
         mask, _ = ACCESS_IN.struct.unpack_from(buffer, BODY)
         ok(fs_access(nodes[nodeid].cookie, mask, channel.cred()), unique)  # type: ignore[misc]
 
-    return {Opcode.READLINK: readlink, Opcode.ACCESS: access}
+    return {Opcode.READLINK: serving.flow.steps(readlink), Opcode.ACCESS: access}
 
 
 def _xattrs(serving: Serving) -> Handlers:
@@ -164,18 +173,20 @@ def _xattrs(serving: Serving) -> Handlers:
             value = GETXATTR_OUT.struct.pack(len(value), 0)
         elif len(value) > room:
             raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
-        channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(value), 0, unique) + value)
+        channel.send(unique, value)
 
-    def getxattr(unique: int, nodeid: int, length: int) -> None:
+    def getxattr(unique: int, nodeid: int, length: int) -> Steps:
         room, _ = GETXATTR_IN.struct.unpack_from(buffer, BODY)
         name = os.fsdecode(bytes(view[BODY + GETXATTR_IN.size : length - 1]))
         cookie = nodes[nodeid].cookie
-        send_sized(police.xattr(fs_get(cookie, name), cookie, "getxattr"), unique, room)  # type: ignore[misc]
+        value = yield fs_get(cookie, name)  # type: ignore[misc]
+        send_sized(police.xattr(value, cookie, "getxattr"), unique, room)
 
-    def listxattr(unique: int, nodeid: int, _length: int) -> None:
+    def listxattr(unique: int, nodeid: int, _length: int) -> Steps:
         room, _ = GETXATTR_IN.struct.unpack_from(buffer, BODY)
         cookie = nodes[nodeid].cookie
-        send_sized(police.xattr_names(fs_list(cookie), cookie), unique, room)  # type: ignore[misc]
+        names = yield fs_list(cookie)  # type: ignore[misc]
+        send_sized(police.xattr_names(names, cookie), unique, room)
 
     def setxattr(unique: int, nodeid: int, length: int) -> None:
         size, flags, *_ = set_in.struct.unpack_from(buffer, BODY)
@@ -186,9 +197,10 @@ def _xattrs(serving: Serving) -> Handlers:
         name = os.fsdecode(bytes(view[BODY : length - 1]))
         ok(fs_remove(nodes[nodeid].cookie, name), unique)  # type: ignore[misc]
 
+    steps = serving.flow.steps
     return {
-        Opcode.GETXATTR: getxattr,
-        Opcode.LISTXATTR: listxattr,
+        Opcode.GETXATTR: steps(getxattr),
+        Opcode.LISTXATTR: steps(listxattr),
         Opcode.SETXATTR: setxattr,
         Opcode.REMOVEXATTR: removexattr,
     }

@@ -3,18 +3,22 @@ itself.
 """
 
 from puffs.attach.fuse.abi import (
+    FUSE_IOCTL_DIR,
     FUSE_POLL_SCHEDULE_NOTIFY,
+    INTERRUPT_IN,
     IOCTL_IN,
     IOCTL_OUT,
     KSTATFS,
-    OUT_HEADER,
     POLL_IN,
     POLL_OUT,
     Opcode,
     notify_poll,
 )
 from puffs.attach.fuse.channel import BODY
+from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
+from puffs.kernel import police
+from puffs.server.attr import StatVfs
 from puffs.server.errors import ProtocolFault
 
 
@@ -26,11 +30,12 @@ def handlers(serving: Serving) -> Handlers:
 def _whole(serving: Serving) -> Handlers:
     mount, channel, ok = serving.mount, serving.channel, serving.reply.ok
 
-    def statfs(unique: int, _nodeid: int, _length: int) -> None:
+    def statfs(unique: int, _nodeid: int, _length: int) -> Steps:
         # Other threads wake this one with a statvfs(2) of the mount when they want something done
         # here.
         serving.run_calls()
-        st = mount.statvfs()
+        operation = mount.ops.get("statvfs")
+        st = police.statvfs((yield operation()) if operation else StatVfs(bsize=512))
         body = KSTATFS.pack(
             blocks=st.blocks,
             bfree=st.bfree,
@@ -41,7 +46,7 @@ def _whole(serving: Serving) -> Handlers:
             namelen=st.namemax,
             frsize=st.frsize,
         )
-        channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(body), 0, unique) + body)
+        channel.send(unique, body)
 
     def syncfs(unique: int, _nodeid: int, _length: int) -> None:
         ok(mount.ops["sync"](True, channel.cred()), unique)
@@ -49,23 +54,24 @@ def _whole(serving: Serving) -> Handlers:
     def destroy(unique: int, _nodeid: int, _length: int) -> None:
         ok(None, unique)
 
-    def ignored(_unique: int, _nodeid: int, _length: int) -> None:
-        """INTERRUPT: served one at a time, the request it names is answered before this is read.
+    def interrupt(_unique: int, _nodeid: int, _length: int) -> None:
+        serving.flow.interrupt(INTERRUPT_IN.struct.unpack_from(channel.buffer, BODY)[0])
 
-        NOTIFY_REPLY: unasked.
-        """
+    def unasked(_unique: int, _nodeid: int, _length: int) -> None:
+        """NOTIFY_REPLY, the answer to a retrieval that nobody asks for."""
 
     return {
-        Opcode.STATFS: statfs,
+        Opcode.STATFS: serving.flow.steps(statfs),
         Opcode.SYNCFS: syncfs,
         Opcode.DESTROY: destroy,
-        Opcode.INTERRUPT: ignored,
-        Opcode.NOTIFY_REPLY: ignored,
+        Opcode.INTERRUPT: interrupt,
+        Opcode.NOTIFY_REPLY: unasked,
     }
 
 
 def _devices(serving: Serving) -> Handlers:
-    mount, channel, file_of = serving.mount, serving.channel, serving.files.file
+    mount, channel, files = serving.mount, serving.channel, serving.files
+    file_of = files.file
     buffer, view, nodes, notify = (
         channel.buffer,
         channel.view,
@@ -74,28 +80,28 @@ def _devices(serving: Serving) -> Handlers:
     )
     fs_ioctl, fs_poll = mount.ops.get("ioctl"), mount.ops.get("poll")
 
-    def ioctl(unique: int, nodeid: int, _length: int) -> None:
-        fh, _, command, _, in_size, out_size = IOCTL_IN.struct.unpack_from(buffer, BODY)
+    def ioctl(unique: int, nodeid: int, _length: int) -> Steps:
+        fh, flags, command, _, in_size, out_size = IOCTL_IN.struct.unpack_from(buffer, BODY)
         cookie = nodes[nodeid].cookie
+        file = files.directory[fh].file if flags & FUSE_IOCTL_DIR else file_of[fh]
         start = BODY + IOCTL_IN.size
         data = bytes(view[start : start + in_size])
-        reply = fs_ioctl(cookie, command, data, out_size, file_of.get(fh), channel.cred())  # type: ignore[misc]
-        result, answer = _ioctl_reply(reply)
+        reply = fs_ioctl(cookie, command, data, out_size, file, channel.cred())  # type: ignore[misc]
+        result, answer = _ioctl_reply((yield reply))
         if len(answer) > out_size:
             raise ProtocolFault(
                 "ERROR", f"ioctl returned {len(answer)} bytes for {out_size}", node=cookie
             )
-        body = IOCTL_OUT.struct.pack(result, 0, 0, 0) + answer
-        channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(body), 0, unique) + body)
+        channel.send(unique, IOCTL_OUT.struct.pack(result, 0, 0, 0), answer)
 
-    def poll(unique: int, nodeid: int, _length: int) -> None:
+    def poll(unique: int, nodeid: int, _length: int) -> Steps:
         fh, kh, flags, events = POLL_IN.struct.unpack_from(buffer, BODY)
         wake = (lambda: notify(notify_poll(kh))) if flags & FUSE_POLL_SCHEDULE_NOTIFY else None
-        revents = fs_poll(nodes[nodeid].cookie, events, file_of[fh], wake)  # type: ignore[misc]
-        body = POLL_OUT.struct.pack(revents, 0)
-        channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(body), 0, unique) + body)
+        revents = yield fs_poll(nodes[nodeid].cookie, events, file_of[fh], wake)  # type: ignore[misc]
+        channel.send(unique, POLL_OUT.struct.pack(revents, 0))
 
-    return {Opcode.IOCTL: ioctl, Opcode.POLL: poll}
+    steps = serving.flow.steps
+    return {Opcode.IOCTL: steps(ioctl), Opcode.POLL: steps(poll)}
 
 
 def _ioctl_reply(reply: object) -> tuple[int, bytes]:

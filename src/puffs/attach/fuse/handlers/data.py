@@ -2,7 +2,9 @@
 
 import errno
 import os
+from pickle import PickleBuffer
 from struct import Struct
+from typing import Any
 
 from puffs.attach.fuse.abi import (
     COPY_FILE_RANGE_IN,
@@ -16,7 +18,6 @@ from puffs.attach.fuse.abi import (
     LSEEK_OUT,
     OPEN_IN,
     OPEN_OUT,
-    OUT_HEADER,
     READ_IN,
     RELEASE_IN,
     WRITE_IN,
@@ -24,6 +25,7 @@ from puffs.attach.fuse.abi import (
 )
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.files import NO_FH
+from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.attach.fuse.handlers.locks import unlocker
 from puffs.kernel import police
@@ -31,7 +33,10 @@ from puffs.server.types import Cookie
 
 
 class BufferKept(Exception):
-    """The file server still holds a view into the buffer: the channel needs another one."""
+    """The file server still holds a view into the buffer: the channel needs another one.
+
+    Its cause is what the operation raised, if it did: that is still to be answered.
+    """
 
 
 def handlers(serving: Serving) -> Handlers:
@@ -41,7 +46,7 @@ def handlers(serving: Serving) -> Handlers:
 
 def _opens(serving: Serving) -> Handlers:
     mount, channel, reply, files = serving.mount, serving.channel, serving.reply, serving.files
-    buffer, cred, send = channel.buffer, channel.cred, channel.send
+    buffer, cred, steps = channel.buffer, channel.cred, serving.flow.steps
     nodes, file_of, ok, opened = mount.vnodes.by_nodeid, files.file, reply.ok, reply.opened
     ops = mount.ops
     fs_open, fs_close, fs_flush, fs_fsync = (
@@ -49,7 +54,6 @@ def _opens(serving: Serving) -> Handlers:
     )
     writable = mount.read_only or "write" in ops  # a read-only mount sends no opens for writing
     unlock = unlocker(mount)
-    pack_open = Struct("=IiQQIi").pack
 
     def open_(unique: int, nodeid: int, _length: int) -> None:
         flags, _ = OPEN_IN.struct.unpack_from(buffer, BODY)
@@ -61,26 +65,27 @@ def _opens(serving: Serving) -> Handlers:
         elif mount.tracks_opens:
             opened(None, unique, vnode)
         else:
-            send(pack_open(OUT_HEADER.size + OPEN_OUT.size, 0, unique, NO_FH, 0, 0))
+            channel.send(unique, OPEN_OUT.struct.pack(NO_FH, 0, 0))
 
-    def release(unique: int, nodeid: int, _length: int) -> None:
+    def release(unique: int, nodeid: int, _length: int) -> Steps:
         fh, flags, release_flags, owner = RELEASE_IN.struct.unpack_from(buffer, BODY)
         cookie, file = nodes[nodeid].cookie, file_of[fh]
         try:
-            if unlock is not None and release_flags & FUSE_RELEASE_FLOCK_UNLOCK:
-                unlock(cookie, file, owner, True)
-            if fs_close is not None:
-                fs_close(cookie, file, flags)
+            try:
+                if unlock is not None and release_flags & FUSE_RELEASE_FLOCK_UNLOCK:
+                    yield unlock(cookie, file, owner, True)
+            finally:
+                if fs_close is not None:
+                    yield fs_close(cookie, file, flags)
         finally:
-            if fh != NO_FH:
-                files.close(fh)
+            files.close(fh)
         ok(None, unique)
 
-    def flush(unique: int, nodeid: int, _length: int) -> None:
+    def flush(unique: int, nodeid: int, _length: int) -> Steps:
         fh, _, _, owner = FLUSH_IN.struct.unpack_from(buffer, BODY)
         cookie, file = nodes[nodeid].cookie, file_of[fh]
         if unlock is not None:
-            unlock(cookie, file, owner, False)
+            yield unlock(cookie, file, owner, False)
         ok(fs_flush(cookie, file, owner) if fs_flush is not None else None, unique)
 
     def fsync(unique: int, nodeid: int, _length: int) -> None:
@@ -88,7 +93,12 @@ def _opens(serving: Serving) -> Handlers:
         datasync = bool(flags & FUSE_FSYNC_FDATASYNC)
         ok(fs_fsync(nodes[nodeid].cookie, datasync, file_of[fh]), unique)  # type: ignore[misc]
 
-    return {Opcode.OPEN: open_, Opcode.RELEASE: release, Opcode.FLUSH: flush, Opcode.FSYNC: fsync}
+    return {
+        Opcode.OPEN: open_,
+        Opcode.RELEASE: steps(release),
+        Opcode.FLUSH: steps(flush),
+        Opcode.FSYNC: fsync,
+    }
 
 
 def _data(serving: Serving) -> Handlers:
@@ -110,23 +120,33 @@ def _data(serving: Serving) -> Handlers:
     def write(unique: int, nodeid: int, _length: int) -> None:
         fh, offset, size = unpack(buffer, BODY)
         cookie = nodes[nodeid].cookie
-        data = view[payload : payload + size]
+        # Slices are views of their own. PickleBuffer has each of them count as a use of `lent`.
+        lent = view[payload : payload + size]
+        data = memoryview(PickleBuffer(lent))
         try:
             send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)  # type: ignore[misc]
         finally:
-            # A view that the file server has kept is dead from here on: using it raises, it never
-            # shows other data.
+            # A view that the file server has kept is dead from here on: using it raises. What was
+            # made of it lives, and goes on showing this buffer.
             try:
                 data.release()
-            except BufferError:
-                raise BufferKept from None
+                lent.release()
+            except BufferError as exc:
+                raise BufferKept from exc.__context__
 
-    return {Opcode.READ: read, Opcode.WRITE: write}
+    def write_later(unique: int, nodeid: int, _length: int) -> None:
+        """An operation that may wait outlives the request in the buffer, so it gets a copy."""
+        fh, offset, size = unpack(buffer, BODY)
+        cookie = nodes[nodeid].cookie
+        data = memoryview(bytes(view[payload : payload + size]))
+        send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)  # type: ignore[misc]
+
+    return {Opcode.READ: read, Opcode.WRITE: write_later if serving.flow.asynchronous else write}
 
 
 def _ranges(serving: Serving) -> Handlers:
     mount, channel = serving.mount, serving.channel
-    buffer, send = channel.buffer, channel.send
+    buffer, steps = channel.buffer, serving.flow.steps
     nodes, file_of, ok, written = (
         mount.vnodes.by_nodeid,
         serving.files.file,
@@ -135,38 +155,37 @@ def _ranges(serving: Serving) -> Handlers:
     )
     fs_seek, fs_fallocate = mount.ops.get("seek"), mount.ops.get("fallocate")
     fs_copy = mount.ops.get("copy_file_range")
-    pack_offset = Struct("=IiQQ").pack
 
-    def lseek(unique: int, nodeid: int, _length: int) -> None:
+    def lseek(unique: int, nodeid: int, _length: int) -> Steps:
         fh, offset, whence, _ = LSEEK_IN.struct.unpack_from(buffer, BODY)
         cookie = nodes[nodeid].cookie
-        where = police.position(fs_seek(cookie, offset, whence, file_of[fh]), cookie)  # type: ignore[misc]
-        send(pack_offset(OUT_HEADER.size + LSEEK_OUT.size, 0, unique, where))
+        where = yield fs_seek(cookie, offset, whence, file_of[fh])  # type: ignore[misc]
+        channel.send(unique, LSEEK_OUT.struct.pack(police.position(where, cookie)))
 
     def fallocate(unique: int, nodeid: int, _length: int) -> None:
         fh, offset, size, mode, _ = FALLOCATE_IN.struct.unpack_from(buffer, BODY)
         ok(fs_fallocate(nodes[nodeid].cookie, mode, offset, size, file_of[fh]), unique)  # type: ignore[misc]
 
-    def copied(nodeid: int) -> tuple[object, int, Cookie]:
-        fh, offset, to_id, to_fh, to_offset, size, flags = COPY_FILE_RANGE_IN.struct.unpack_from(
-            buffer, BODY
-        )
-        node, to = nodes[nodeid].cookie, nodes[to_id].cookie
-        files = file_of[fh], file_of[to_fh]
-        return fs_copy(node, offset, files[0], to, to_offset, files[1], size, flags), size, to  # type: ignore[misc]
+    def copied() -> tuple[Any, int, Cookie]:
+        """What the operation returns, how much was asked for, and where it goes."""
+        fields = COPY_FILE_RANGE_IN.struct.unpack_from(buffer, BODY)
+        fh, offset, to_id, to_fh, to_offset, size, flags = fields
+        node, to = nodes[channel.header[3]].cookie, nodes[to_id].cookie
+        file, to_file = file_of[fh], file_of[to_fh]
+        return fs_copy(node, offset, file, to, to_offset, to_file, size, flags), size, to  # type: ignore[misc]
 
-    def copy_file_range(unique: int, nodeid: int, _length: int) -> None:
-        amount, size, to = copied(nodeid)
-        written(amount, unique, size, to)
+    def copy_file_range(unique: int, _nodeid: int, _length: int) -> Steps:
+        reply, size, to = copied()
+        written(police.amount((yield reply), size, to, "copy_file_range"), unique, size, to)
 
-    def copy_file_range_64(unique: int, nodeid: int, _length: int) -> None:
-        amount, size, to = copied(nodeid)
-        police.amount(amount, size, to, "copy_file_range")
-        send(pack_offset(OUT_HEADER.size + COPY_FILE_RANGE_OUT.size, 0, unique, amount))
+    def copy_file_range_64(unique: int, _nodeid: int, _length: int) -> Steps:
+        reply, size, to = copied()
+        amount = police.amount((yield reply), size, to, "copy_file_range")
+        channel.send(unique, COPY_FILE_RANGE_OUT.struct.pack(amount))
 
     return {
-        Opcode.LSEEK: lseek,
+        Opcode.LSEEK: steps(lseek),
         Opcode.FALLOCATE: fallocate,
-        Opcode.COPY_FILE_RANGE: copy_file_range,
-        Opcode.COPY_FILE_RANGE_64: copy_file_range_64,
+        Opcode.COPY_FILE_RANGE: steps(copy_file_range),
+        Opcode.COPY_FILE_RANGE_64: steps(copy_file_range_64),
     }

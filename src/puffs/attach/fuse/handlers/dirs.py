@@ -1,7 +1,6 @@
 """Handlers for open directories."""
 
-import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterable
 
 from puffs.attach.fuse.abi import (
     DIRENT,
@@ -9,7 +8,6 @@ from puffs.attach.fuse.abi import (
     FSYNC_IN,
     FUSE_FSYNC_FDATASYNC,
     OPEN_OUT,
-    OUT_HEADER,
     READ_IN,
     RELEASE_IN,
     Opcode,
@@ -19,12 +17,13 @@ from puffs.attach.fuse.abi import (
 )
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.files import unwrap
+from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.attach.fuse.replies import open_flags, pack_entry
 from puffs.kernel import police
 from puffs.kernel.directory import OpenDirectory
-from puffs.kernel.vnode import ROOT_ID, Vnode
-from puffs.server.types import DirEntry, Entry
+from puffs.kernel.vnode import Vnode
+from puffs.server.types import DirEntry
 
 _UNKNOWN_INO = 0xFFFFFFFF
 """Shown where the inode number of an entry is not known: readdir(3) passes over entries with number
@@ -46,27 +45,27 @@ def _opens(serving: Serving) -> Handlers:
     fs_readdir, fs_opendir = mount.ops["readdir"], mount.ops.get("opendir")
     fs_closedir, fs_fsyncdir = mount.ops.get("closedir"), mount.ops.get("fsyncdir")
 
-    def release(vnode: Vnode, fh: int) -> None:
+    def opendir(unique: int, nodeid: int, _length: int) -> Steps:
+        vnode = nodes[nodeid]
+        reply = (yield fs_opendir(vnode.cookie, channel.cred())) if fs_opendir is not None else None
+        file, hints = unwrap(reply)
+        above = vnode.ino if vnode.parent is None else vnode.parent.ino
+        fh = files.opendir(vnode, OpenDirectory(fs_readdir, vnode.cookie, file, vnode.ino, above))
+        told = False
+        try:
+            told = channel.send(unique, OPEN_OUT.struct.pack(fh, open_flags(hints), 0))
+        finally:
+            if not told:  # nobody waits for it any more
+                files.take_back(fh)
+
+    def releasedir(unique: int, nodeid: int, _length: int) -> Steps:
+        fh, *_ = RELEASE_IN.struct.unpack_from(buffer, BODY)
         file = files.directory[fh].file
         try:
             if fs_closedir is not None:
-                fs_closedir(vnode.cookie, file)
+                yield fs_closedir(nodes[nodeid].cookie, file)
         finally:
-            files.closedir(fh)
-
-    def opendir(unique: int, nodeid: int, _length: int) -> None:
-        vnode = nodes[nodeid]
-        file, hints = unwrap(
-            fs_opendir(vnode.cookie, channel.cred()) if fs_opendir is not None else None
-        )
-        above = vnode.ino if nodeid == ROOT_ID else _UNKNOWN_INO
-        fh = files.opendir(vnode, OpenDirectory(fs_readdir, vnode.cookie, file, vnode.ino, above))
-        body = OPEN_OUT.struct.pack(fh, open_flags(hints), 0)
-        if not channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(body), 0, unique) + body):
-            release(vnode, fh)
-
-    def releasedir(unique: int, nodeid: int, _length: int) -> None:
-        release(nodes[nodeid], RELEASE_IN.struct.unpack_from(buffer, BODY)[0])
+            files.close(fh)
         ok(None, unique)
 
     def fsyncdir(unique: int, nodeid: int, _length: int) -> None:
@@ -74,81 +73,85 @@ def _opens(serving: Serving) -> Handlers:
         datasync = bool(flags & FUSE_FSYNC_FDATASYNC)
         ok(fs_fsyncdir(nodes[nodeid].cookie, datasync, files.directory[fh].file), unique)  # type: ignore[misc]
 
-    # OPENDIR keeps what readdir yields, so it is answered here even for servers that have no
-    # `opendir`.
-    return {Opcode.OPENDIR: opendir, Opcode.RELEASEDIR: releasedir, Opcode.FSYNCDIR: fsyncdir}
+    # OPENDIR keeps what readdir yields, so it is answered here even for servers without `opendir`.
+    steps = serving.flow.steps
+    return {
+        Opcode.OPENDIR: steps(opendir),
+        Opcode.RELEASEDIR: steps(releasedir),
+        Opcode.FSYNCDIR: fsyncdir,
+    }
 
 
 def _reads(serving: Serving) -> Handlers:
-    mount, channel, files = serving.mount, serving.channel, serving.files
-    buffer, vnodes, reply = channel.buffer, mount.vnodes, serving.reply
-    fd, nodes = channel.fd, vnodes.by_nodeid
+    channel, files, vnodes = serving.channel, serving.files, serving.mount.vnodes
+    buffer, nodes, reply = channel.buffer, vnodes.by_nodeid, serving.reply
+    later = serving.flow.asynchronous
 
-    def send(unique: int, parts: list[bytes], length: int) -> bool:
-        try:
-            os.write(
-                fd, b"".join((OUT_HEADER.struct.pack(OUT_HEADER.size + length, 0, unique), *parts))
-            )
-        except OSError as exc:
-            channel.refused(exc)
-            return False
-        return True
-
-    def readdir(unique: int, _nodeid: int, _length: int) -> None:
+    def readdir(unique: int, _nodeid: int, _length: int) -> Steps:
         fh, offset, room, *_ = READ_IN.struct.unpack_from(buffer, BODY)
         directory = files.directory[fh]
+        if later and directory.needs(offset):
+            yield from _fetched(directory)
         parts: list[bytes] = []
         used = 0
-        for position, entry in directory.entries(offset):
+        for position, entry in directory.entries(offset, given=later):
             name = police.filename(entry.name, "readdir", directory.cookie)
             if used + dirent_size(len(name)) > room:
                 break
             parts.append(pack_dirent(entry.ino or _UNKNOWN_INO, position, name, entry.type >> 12))
             used += len(parts[-1])
-        send(unique, parts, used)
-
-    def told(parent: Vnode, entry: Entry) -> tuple[Vnode, bytes]:
-        """Count one entry as known to the kernel, and its `fuse_entry_out`."""
-        cookie, attr, _ = police.node(entry, parent, "lookup")
-        assert attr is not None
-        vnode = vnodes.adopt(cookie)
-        return vnode, pack_entry(vnode, attr, reply.lifetimes_of(entry))
+        channel.send(unique, *parts)
 
     def plus(
         parent: Vnode, entry: DirEntry, position: int, name: bytes, told_of: list[Vnode]
-    ) -> Iterable[bytes]:
+    ) -> tuple[bytes, bytes]:
         """One `fuse_direntplus`, in two parts; `told_of` collects the nodes that were counted."""
         if entry.entry is None or entry.entry.attr is None:
-            return _NO_ENTRY, pack_dirent(
-                entry.ino or _UNKNOWN_INO, position, name, entry.type >> 12
-            )
-        vnode, entry_out = told(parent, entry.entry)
-        told_of.append(vnode)
-        kind = entry.entry.attr.mode >> 12
-        return entry_out, pack_dirent(entry.ino or vnode.ino, position, name, kind)
+            ino, kind, entry_out = entry.ino or _UNKNOWN_INO, entry.type >> 12, _NO_ENTRY
+        else:
+            cookie, attr, _ = police.node(entry.entry, parent, "lookup")
+            assert attr is not None
+            vnode = vnodes.adopt(cookie, parent, entry.name)
+            told_of.append(vnode)
+            entry_out = pack_entry(vnode, attr, reply.lifetimes_of(entry.entry))
+            ino, kind = entry.ino or vnode.ino, attr.mode >> 12
+        return entry_out, pack_dirent(ino, position, name, kind)
 
-    def readdirplus(unique: int, nodeid: int, _length: int) -> None:
+    def readdirplus(unique: int, nodeid: int, _length: int) -> Steps:
         fh, offset, room, *_ = READ_IN.struct.unpack_from(buffer, BODY)
         directory, parent = files.directory[fh], nodes[nodeid]
+        if later and directory.needs(offset):
+            yield from _fetched(directory)
         parts: list[bytes] = []
         told_of: list[Vnode] = []
         used = 0
+        delivered = False
         try:
-            for position, entry in directory.entries(offset):
+            for position, entry in directory.entries(offset, given=later):
                 name = police.filename(entry.name, "readdir", directory.cookie)
                 size = direntplus_size(len(name))
                 if used + size > room:
                     break
                 parts.extend(plus(parent, entry, position, name, told_of))
                 used += size
-            delivered = send(unique, parts, used)
-        except BaseException:
-            delivered = False
-            raise
+            delivered = channel.send(unique, *parts)
         finally:
             if not delivered:
                 for vnode in told_of:
                     vnodes.forget(vnode.nodeid, 1)
 
     assert ENTRY_OUT.size + DIRENT.size == direntplus_size(0)
-    return {Opcode.READDIR: readdir, Opcode.READDIRPLUS: readdirplus}
+    steps = serving.flow.steps
+    return {Opcode.READDIR: steps(readdir), Opcode.READDIRPLUS: steps(readdirplus)}
+
+
+def _fetched(directory: OpenDirectory) -> Steps:
+    """Have all that an `async def` listing yields before any of it is delivered."""
+    listing = directory.ask()
+    if isinstance(listing, AsyncIterable):
+        listing = _collected(listing)
+    directory.give((yield listing))
+
+
+async def _collected(listing: AsyncIterable[DirEntry | str]) -> list[DirEntry | str]:
+    return [entry async for entry in listing]

@@ -2,9 +2,11 @@
 
 import fcntl
 from collections.abc import Callable
+from typing import Any
 
-from puffs.attach.fuse.abi import FUSE_LK_FLOCK, LK_IN, LK_OUT, OUT_HEADER, Opcode
+from puffs.attach.fuse.abi import FUSE_LK_FLOCK, LK_IN, LK_OUT, Opcode
 from puffs.attach.fuse.channel import BODY
+from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.kernel.mount import Mount
 from puffs.server.types import Cookie, Lock
@@ -12,7 +14,7 @@ from puffs.server.types import Cookie, Lock
 _TO_END = (1 << 63) - 1
 
 
-def unlocker(mount: Mount) -> Callable[[Cookie, object, int, bool], None] | None:
+def unlocker(mount: Mount) -> Callable[[Cookie, object, int, bool], Any] | None:
     """What gives all locks of one owner back: at close for record locks, at the last close for
     flock(2).
     """
@@ -20,8 +22,9 @@ def unlocker(mount: Mount) -> Callable[[Cookie, object, int, bool], None] | None
     if fs_advlock is None:
         return None
 
-    def unlock(cookie: Cookie, file: object, owner: int, flock: bool) -> None:
-        fs_advlock(cookie, "set", Lock(fcntl.F_UNLCK, 0, _TO_END, 0, flock), owner, file)
+    def unlock(cookie: Cookie, file: object, owner: int, flock: bool) -> Any:
+        lock = Lock(fcntl.F_UNLCK, 0, _TO_END, 0, flock)
+        return fs_advlock(cookie, "set", lock, owner, file)
 
     return unlock
 
@@ -37,16 +40,14 @@ def handlers(serving: Serving) -> Handlers:
     buffer, nodes = channel.buffer, mount.vnodes.by_nodeid
     fs_advlock = mount.ops["advlock"]
 
-    def asked(nodeid: int, op: str) -> Lock | None:
+    def asked(nodeid: int, op: str) -> Any:
         fh, owner, start, end, kind, pid, flags, _ = LK_IN.struct.unpack_from(buffer, BODY)
         lock = Lock(kind, start, end, pid, bool(flags & FUSE_LK_FLOCK))
-        reply: Lock | None = fs_advlock(nodes[nodeid].cookie, op, lock, owner, file_of[fh])
-        return reply
+        return fs_advlock(nodes[nodeid].cookie, op, lock, owner, file_of[fh])
 
-    def getlk(unique: int, nodeid: int, _length: int) -> None:
-        lock = asked(nodeid, "get") or Lock(fcntl.F_UNLCK, 0, 0, 0)
-        body = LK_OUT.struct.pack(lock.start, lock.end, lock.type, lock.pid)
-        channel.send(OUT_HEADER.struct.pack(OUT_HEADER.size + len(body), 0, unique) + body)
+    def getlk(unique: int, nodeid: int, _length: int) -> Steps:
+        lock = (yield asked(nodeid, "get")) or Lock(fcntl.F_UNLCK, 0, 0, 0)
+        channel.send(unique, LK_OUT.struct.pack(lock.start, lock.end, lock.type, lock.pid))
 
     def setlk(unique: int, nodeid: int, _length: int) -> None:
         ok(asked(nodeid, "set"), unique)
@@ -54,4 +55,4 @@ def handlers(serving: Serving) -> Handlers:
     def setlkw(unique: int, nodeid: int, _length: int) -> None:
         ok(asked(nodeid, "wait"), unique)
 
-    return {Opcode.GETLK: getlk, Opcode.SETLK: setlk, Opcode.SETLKW: setlkw}
+    return {Opcode.GETLK: serving.flow.steps(getlk), Opcode.SETLK: setlk, Opcode.SETLKW: setlkw}

@@ -3,6 +3,8 @@ lookups.
 """
 
 import os
+from stat import S_IFDIR, S_IFLNK, S_IFREG, S_IMODE
+from typing import Any
 
 from puffs.attach.fuse.abi import (
     BATCH_FORGET_IN,
@@ -17,11 +19,13 @@ from puffs.attach.fuse.abi import (
     Opcode,
 )
 from puffs.attach.fuse.channel import BODY
+from puffs.attach.fuse.files import NO_FH
+from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
-
-_S_IFDIR = 0o040000
-_S_IFREG = 0o100000
-_S_IFLNK = 0o120777
+from puffs.kernel import police
+from puffs.kernel.vnode import Vnode
+from puffs.server.cred import Cred
+from puffs.server.types import Entry
 
 
 def split_names(body: bytes, count: int) -> list[str]:
@@ -29,9 +33,19 @@ def split_names(body: bytes, count: int) -> list[str]:
     return [os.fsdecode(name) for name in body.split(b"\0", count)[:count]]
 
 
+def one_name(rest: memoryview) -> str:
+    """The one name of a request: up to its NUL, behind which extensions may follow."""
+    return os.fsdecode(bytes(rest).partition(b"\0")[0])
+
+
 def handlers(serving: Serving) -> Handlers:
     """The handlers of this family, by opcode."""
-    return {**_lookups(serving), **_making(serving), **_moving(serving)}
+    return {
+        **_lookups(serving),
+        **_making(serving),
+        **_making_open(serving),
+        **_moving(serving),
+    }
 
 
 def _lookups(serving: Serving) -> Handlers:
@@ -53,7 +67,7 @@ def _lookups(serving: Serving) -> Handlers:
         ):  # a file handle is being opened (FUSE_EXPORT_SUPPORT): the node itself is meant
             itself(fs_getattr(parent.cookie, None), unique, parent)
         else:
-            found(fs_lookup(parent.cookie, name, cred()), unique, parent)
+            found(fs_lookup(parent.cookie, name, cred()), unique, parent, name)
 
     def forget(_unique: int, nodeid: int, _length: int) -> None:
         forget_node(nodeid, unpack_forget(buffer, BODY)[0])
@@ -69,80 +83,90 @@ def _lookups(serving: Serving) -> Handlers:
 
 
 def _making(serving: Serving) -> Handlers:
-    mount, channel, reply = serving.mount, serving.channel, serving.reply
+    mount, channel = serving.mount, serving.channel
     buffer, view = channel.buffer, channel.view
     nodes, new_attr, cred_of = mount.vnodes.by_nodeid, mount.new_attr, channel.cred_with_umask
-    made, created, itself = reply.made, reply.created, reply.itself
-    ops = mount.ops
-    fs_mknod, fs_mkdir, fs_symlink = ops.get("mknod"), ops.get("mkdir"), ops.get("symlink")
-    fs_link, fs_create, fs_tmpfile = ops.get("link"), ops.get("create"), ops.get("tmpfile")
-    fs_getattr = ops["getattr"]
-
-    def name_at(offset: int, length: int) -> str:
-        """The one name of a request: after its struct, and up to where extensions begin."""
-        return str(bytes(view[offset:length]).partition(b"\0")[0], "utf-8", "surrogateescape")
+    made = serving.reply.made
+    fs_mknod, fs_mkdir, fs_symlink = (mount.ops.get(name) for name in ("mknod", "mkdir", "symlink"))
 
     def mknod(unique: int, nodeid: int, length: int) -> None:
         mode, rdev, umask, _ = MKNOD_IN.struct.unpack_from(buffer, BODY)
         parent, cred = nodes[nodeid], cred_of(umask)
-        name = name_at(BODY + MKNOD_IN.size, length)
+        name = one_name(view[BODY + MKNOD_IN.size : length])
         attr = new_attr(mode, cred, rdev)
-        made(fs_mknod(parent.cookie, name, attr, cred), unique, parent, "mknod")  # type: ignore[misc]
+        made(fs_mknod(parent.cookie, name, attr, cred), unique, parent, name, "mknod")  # type: ignore[misc]
 
     def mkdir(unique: int, nodeid: int, length: int) -> None:
         mode, umask = MKDIR_IN.struct.unpack_from(buffer, BODY)
         parent, cred = nodes[nodeid], cred_of(umask)
-        name = name_at(BODY + MKDIR_IN.size, length)
-        attr = new_attr(_S_IFDIR | mode & 0o7777, cred)
-        made(fs_mkdir(parent.cookie, name, attr, cred), unique, parent, "mkdir")  # type: ignore[misc]
+        name = one_name(view[BODY + MKDIR_IN.size : length])
+        attr = new_attr(S_IFDIR | S_IMODE(mode), cred)
+        made(fs_mkdir(parent.cookie, name, attr, cred), unique, parent, name, "mkdir")  # type: ignore[misc]
 
     def symlink(unique: int, nodeid: int, length: int) -> None:
         parent, cred = nodes[nodeid], cred_of(0)
         name, target = split_names(bytes(view[BODY:length]), 2)
-        attr = new_attr(_S_IFLNK, cred)
+        attr = new_attr(S_IFLNK | 0o777, cred)
         attr.size = len(os.fsencode(target))
-        made(fs_symlink(parent.cookie, name, target, attr, cred), unique, parent, "symlink")  # type: ignore[misc]
+        reply = fs_symlink(parent.cookie, name, target, attr, cred)  # type: ignore[misc]
+        made(reply, unique, parent, name, "symlink")
 
-    def create(unique: int, nodeid: int, length: int) -> None:
+    return {Opcode.MKNOD: mknod, Opcode.MKDIR: mkdir, Opcode.SYMLINK: symlink}
+
+
+def _making_open(serving: Serving) -> Handlers:
+    mount, channel, reply = serving.mount, serving.channel, serving.reply
+    buffer, view, steps = channel.buffer, channel.view, serving.flow.steps
+    vnodes, new_attr, cred_of = mount.vnodes, mount.new_attr, channel.cred_with_umask
+    fs_create, fs_tmpfile, fs_open = (mount.ops.get(name) for name in ("create", "tmpfile", "open"))
+    fs_getattr = mount.ops["getattr"]
+
+    def entered(
+        made: Any, unique: int, parent: Vnode, name: str, flags: int, cred: Cred, operation: str
+    ) -> Steps:
+        """What is left to do when a file was made: open it if it is not open, ask, tell."""
+        node, opened, came = police.created(made)
+        cookie, attr, entry = police.node(node, parent, operation)
+        vnode, fh, told = vnodes.adopt(cookie, parent, name, new=True), NO_FH, False
+        try:
+            if not came and fs_open is not None:
+                opened = yield fs_open(cookie, flags, cred)
+            fh, hints = reply.enter(vnode, opened)
+            if attr is None:
+                attr = police.attributes((yield fs_getattr(cookie, None)), cookie, "getattr")
+            told = reply.created(unique, vnode, attr, entry, fh, hints)
+        finally:
+            if not told:  # give back what was counted
+                serving.files.take_back(fh)
+                vnodes.forget(vnode.nodeid, 1)
+
+    def create(unique: int, nodeid: int, length: int) -> Steps:
         flags, mode, umask, _ = CREATE_IN.struct.unpack_from(buffer, BODY)
-        parent, cred = nodes[nodeid], cred_of(umask)
-        name = name_at(BODY + CREATE_IN.size, length)
-        attr = new_attr(_S_IFREG | mode & 0o7777, cred)
+        parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
+        name = one_name(view[BODY + CREATE_IN.size : length])
+        attr = new_attr(S_IFREG | S_IMODE(mode), cred)
         flags &= ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY)
-        made_and_open = fs_create(parent.cookie, name, attr, flags, cred)  # type: ignore[misc]
-        created(made_and_open, unique, parent, flags, "create")
+        made = yield fs_create(parent.cookie, name, attr, flags, cred)  # type: ignore[misc]
+        yield from entered(made, unique, parent, name, flags, cred, "create")
 
-    def tmpfile(unique: int, nodeid: int, _length: int) -> None:
+    def tmpfile(unique: int, nodeid: int, _length: int) -> Steps:
         flags, mode, umask, _ = CREATE_IN.struct.unpack_from(buffer, BODY)
-        parent, cred = nodes[nodeid], cred_of(umask)
-        attr = new_attr(_S_IFREG | mode & 0o7777, cred)
+        parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
+        attr = new_attr(S_IFREG | S_IMODE(mode), cred)
         attr.nlink = 0
         flags &= ~(os.O_TMPFILE & ~os.O_DIRECTORY)
-        created(fs_tmpfile(parent.cookie, attr, flags, cred), unique, parent, flags, "tmpfile")  # type: ignore[misc]
+        made = yield fs_tmpfile(parent.cookie, attr, flags, cred)  # type: ignore[misc]
+        yield from entered(made, unique, parent, "", flags, cred, "tmpfile")
 
-    def link(unique: int, nodeid: int, length: int) -> None:
-        (oldnodeid,) = LINK_IN.struct.unpack_from(buffer, BODY)
-        node, parent = nodes[oldnodeid], nodes[nodeid]
-        name = name_at(BODY + LINK_IN.size, length)
-        entry = fs_link(node.cookie, parent.cookie, name, channel.cred())  # type: ignore[misc]
-        attr = getattr(entry, "attr", None)
-        itself(fs_getattr(node.cookie, None) if attr is None else attr, unique, node)
-
-    return {
-        Opcode.MKNOD: mknod,
-        Opcode.MKDIR: mkdir,
-        Opcode.SYMLINK: symlink,
-        Opcode.CREATE: create,
-        Opcode.TMPFILE: tmpfile,
-        Opcode.LINK: link,
-    }
+    return {Opcode.CREATE: steps(create), Opcode.TMPFILE: steps(tmpfile)}
 
 
 def _moving(serving: Serving) -> Handlers:
     mount, channel = serving.mount, serving.channel
     buffer, view, cred = channel.buffer, channel.view, channel.cred
-    nodes, ok = mount.vnodes.by_nodeid, serving.reply.ok
+    nodes, ok, itself = mount.vnodes.by_nodeid, serving.reply.ok, serving.reply.itself
     fs_remove, fs_rmdir, fs_rename = (mount.ops.get(name) for name in ("remove", "rmdir", "rename"))
+    fs_link, fs_getattr = mount.ops.get("link"), mount.ops["getattr"]
 
     def unlink(unique: int, nodeid: int, length: int) -> None:
         name = str(view[BODY : length - 1], "utf-8", "surrogateescape")
@@ -151,6 +175,14 @@ def _moving(serving: Serving) -> Handlers:
     def rmdir(unique: int, nodeid: int, length: int) -> None:
         name = str(view[BODY : length - 1], "utf-8", "surrogateescape")
         ok(fs_rmdir(nodes[nodeid].cookie, name, cred()), unique)  # type: ignore[misc]
+
+    def link(unique: int, nodeid: int, length: int) -> Steps:
+        (oldnodeid,) = LINK_IN.struct.unpack_from(buffer, BODY)
+        node, parent = nodes[oldnodeid], nodes[nodeid]
+        name = one_name(view[BODY + LINK_IN.size : length])
+        entry = yield fs_link(node.cookie, parent.cookie, name, cred())  # type: ignore[misc]
+        attr = entry.attr if isinstance(entry, Entry) else None
+        itself(fs_getattr(node.cookie, None) if attr is None else attr, unique, node)
 
     def rename_from(
         body: int, newdir: int, flags: int, unique: int, nodeid: int, length: int
@@ -168,6 +200,7 @@ def _moving(serving: Serving) -> Handlers:
         rename_from(BODY + RENAME2_IN.size, newdir, flags, unique, nodeid, length)
 
     return {
+        Opcode.LINK: serving.flow.steps(link),
         Opcode.UNLINK: unlink,
         Opcode.RMDIR: rmdir,
         Opcode.RENAME: rename,

@@ -1,0 +1,77 @@
+"""The door of a connection that somebody else has opened and mounted.
+
+The mount point then is ``/dev/fd/N``: serve that descriptor; nothing is mounted or unmounted by us.
+"""
+
+import errno
+import os
+import re
+import stat
+from typing import Final
+
+from puffs.attach.fuse.doors import reasons
+from puffs.attach.fuse.doors.door import Door, MountRequest
+from puffs.attach.fuse.doors.reasons import DoorShut
+from puffs.attach.fuse.machine import Machine
+from puffs.attach.fuse.mountpoint import MountError
+from puffs.attach.fuse.options import MountOptions
+
+FUSE_DEVICE: Final = (10, 229)
+"""major and minor of /dev/fuse (Documentation/admin-guide/devices.txt of the kernel)."""
+
+
+def descriptor_of(mountpoint: str | os.PathLike[str]) -> int | None:
+    """The N of a mount point ``/dev/fd/N``; None for any other."""
+    found = re.fullmatch(r"/dev/fd/(\d{1,9})", os.fsdecode(mountpoint))
+    return int(found[1]) if found else None
+
+
+def adopt(fd: int) -> int:
+    """Make a descriptor that was inherited or received fit to be served, and return it.
+
+    Programs that are started from now on do not inherit it: they would keep a dead mount alive.
+
+    Raises:
+        MountError: it is not open, or no connection to FUSE.
+    """
+    try:
+        found = os.fstat(fd)
+        os.set_inheritable(fd, False)
+    except OSError as error:
+        raise MountError(
+            error.errno or errno.EBADF,
+            f"descriptor {fd} is not open: open /dev/fuse, mount it, and pass it on as {fd}",
+        ) from error
+    device = os.major(found.st_rdev), os.minor(found.st_rdev)
+    if not stat.S_ISCHR(found.st_mode) or device != FUSE_DEVICE:
+        raise MountError(
+            errno.ENODEV,
+            f"descriptor {fd} is not one of /dev/fuse: open that, mount it, and pass it on as {fd}",
+        )
+    return fd
+
+
+def check_options(options: MountOptions) -> None:
+    """Refuse what only the one who mounts can decide.
+
+    Raises:
+        MountError: an option has come too late.
+    """
+    as_mounted = MountOptions(max_write=options.max_write)
+    if options != as_mounted:
+        raise MountError(
+            errno.EINVAL,
+            "the connection has been mounted already: of the mount options only max_write can "
+            "still be chosen, the others belong to the command that mounts",
+        )
+
+
+def _open(_request: MountRequest, _machine: Machine) -> int:
+    raise DoorShut(reasons.NOT_HANDED)
+
+
+def _shut(_machine: Machine, _options: MountOptions) -> DoorShut | None:
+    return DoorShut(reasons.NOT_HANDED)
+
+
+HANDED = Door("puffs serve", _open, _shut)

@@ -1,0 +1,141 @@
+"""Joining the halves of handlers where operations may be `async def`: see `flow`."""
+
+import errno
+import os
+import signal
+from asyncio import CancelledError
+from collections.abc import Callable
+from functools import partial
+from inspect import iscoroutine
+from pathlib import Path
+from typing import Any, cast
+
+from puffs.attach.fuse.abi import Opcode
+from puffs.attach.fuse.channel import Channel, Handler, Request
+from puffs.attach.fuse.flow import F, InSteps, Steps
+from puffs.server.stepping import WAITING, Stepper
+
+_FATAL = sum(
+    1 << (number - 1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT)
+)
+_IDLE = frozenset((Opcode.SETLKW, Opcode.POLL))
+"""Any signal ends a wait for a lock or an event."""
+
+
+class SteppedFlow:
+    """For file servers with `async def` operations, stepped by `stepper`.
+
+    `failed` is told what an operation raised after it had waited, and for which request.
+    """
+
+    asynchronous = True
+
+    def __init__(
+        self, channel: Channel, stepper: Stepper, failed: Callable[[Request, Exception], None]
+    ) -> None:
+        self._channel = channel
+        self._stepper = stepper
+        self._failed = failed
+        self._waiting: dict[int, Request] = {}
+
+    def then(self, after: F) -> F:
+        """Steps a coroutine, and calls `after` when it has finished, now or later."""
+        channel, step, waiting = self._channel, self._stepper.step, self._waiting
+
+        def later(result: Any, *args: Any) -> None:
+            if iscoroutine(result):
+                request = channel.request()
+                result = step(result, request, partial(self._finish, request, after, args))
+                if result is WAITING:
+                    waiting[request.unique] = request
+                    return
+            after(result, *args)
+
+        return cast(F, later)
+
+    def steps(self, handler: InSteps) -> Handler:
+        """Goes through the steps, and goes on with them later where an operation waits."""
+
+        def run(unique: int, nodeid: int, length: int) -> None:
+            self._advance(handler(unique, nodeid, length), self._channel.request(), None, None)
+
+        return run
+
+    def interrupt(self, unique: int) -> None:
+        """Cancel what waits for request `unique`, if its caller is to end, or waits idly."""
+        request = self._waiting.get(unique)
+        if request is None:
+            return
+        _, opcode, *_ = request.header
+        if opcode in _IDLE or _ends(request.header[6]):
+            self._stepper.cancel(request)
+
+    def _advance(
+        self, steps: Steps, request: Request, result: Any, error: BaseException | None
+    ) -> None:
+        """Go through `steps` until they end or wait; what an operation raised is raised in them."""
+        try:
+            while True:
+                result = steps.send(result) if error is None else steps.throw(error)
+                error = None
+                if iscoroutine(result):
+                    go_on = partial(self._go_on, steps, request)
+                    try:
+                        result = self._stepper.step(result, request, go_on)
+                    except Exception as exc:
+                        error = exc
+                    if result is WAITING:
+                        self._waiting[request.unique] = request
+                        return
+        except StopIteration:
+            return
+
+    def _go_on(
+        self, steps: Steps, request: Request, result: Any, error: BaseException | None
+    ) -> None:
+        self._waiting.pop(request.unique, None)
+        try:
+            self._advance(steps, request, result, _for_caller(error))
+        except Exception as exc:
+            self._failed(request, exc)
+
+    def _finish(
+        self,
+        request: Request,
+        after: Callable[..., None],
+        args: tuple[Any, ...],
+        result: Any,
+        error: BaseException | None,
+    ) -> None:
+        self._waiting.pop(request.unique, None)
+        try:
+            if error is not None:
+                raise _for_caller(error) or error
+            after(result, *args)
+        except Exception as exc:
+            self._failed(request, exc)
+
+
+def _ends(tid: int) -> bool:
+    """Whether a signal that is to end thread `tid`, or its process, is pending (statement 2.7).
+
+    The host sends an interrupt for every signal that the caller handles, and does not say which.
+    """
+    try:
+        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
+    except OSError:
+        return True  # it has gone already
+    pending = 0
+    for line in status.splitlines():
+        field, _, value = line.partition(":")
+        if field in ("SigPnd", "ShdPnd"):
+            pending |= int(value, 16)
+    return bool(pending & _FATAL)
+
+
+def _for_caller(error: BaseException | None) -> BaseException | None:
+    """An operation that was cancelled gives its caller EINTR, for it was he who was interrupted."""
+    if isinstance(error, CancelledError):
+        return OSError(errno.EINTR, os.strerror(errno.EINTR))
+    return error

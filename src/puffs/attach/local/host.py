@@ -1,0 +1,195 @@
+"""This process as a host: the way to the kernel half, what is open, and how all of it ends."""
+
+import errno
+import io
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from puffs.kernel.mount import Mount
+from puffs.kernel.vnops import OpenDir, OpenFile, Vnops
+from puffs.server.cred import Cred, requester
+
+logger = logging.getLogger("puffs")
+
+T = TypeVar("T")
+
+
+class ClosedError(ValueError):
+    """A file system is used after it was closed: a mistake of its user, as with a closed file."""
+
+
+class LocalHost:
+    """An attachment (`puffs.kernel.mount.Attachment`) of this process to `mount`, for `cred`.
+
+    With `owner` the mount was made for it, and ends with it. Otherwise the mount is somebody
+    else's too, and operations run where his do (`Mount.call`).
+
+    Used as a context manager it is the gate: who is inside finishes before the file system goes,
+    and after that nobody gets in (`ClosedError`).
+    """
+
+    def __init__(self, mount: Mount, cred: Cred, owner: bool) -> None:
+        self.mount = mount
+        self.vnops = Vnops(mount, cred, None if owner else self._reach)
+        self.handles: set[OpenFile | OpenDir] = set()
+        """What the file server must be given back."""
+        self.append = threading.RLock()
+        """Held from finding the end of a file to writing there."""
+        self._owner = owner
+        self._streams: WeakSet[io.IOBase] = WeakSet()
+        self._inside: dict[int, int] = {}  # how often each thread has entered
+        self._changed = threading.Condition()
+        self._closed = False
+        mount.attach(self)
+        if owner:
+            mount.start()
+
+    # ------------------------------------------------------------------------------------ the gate
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody gets in any more."""
+        return self._closed
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            depth = self._inside.get(me, 0)
+            if self._closed and not depth:
+                raise ClosedError(f"{self.mount.name}: this file system is closed")
+            self._inside[me] = depth + 1
+
+    def __exit__(self, *exc: object) -> None:
+        self._leave(threading.get_ident())
+
+    def refuse_inside(self) -> None:
+        """EDEADLK on a thread that is inside: waiting until all are out would never end."""
+        if threading.get_ident() in self._inside:
+            raise OSError(
+                errno.EDEADLK, f"{self.mount.name} cannot be closed inside one of its operations"
+            )
+
+    def _leave(self, me: int) -> None:
+        with self._changed:
+            depth = self._inside[me] - 1
+            if depth:
+                self._inside[me] = depth
+                return
+            del self._inside[me]
+            if self._closed and not self._inside:
+                self._changed.notify_all()
+
+    # ---------------------------------------------------------------------------------- open files
+
+    def add_stream(self, stream: io.IOBase) -> None:
+        """A file object that was given to the user: it is closed with the file system."""
+        with self._changed:
+            self._streams.add(stream)
+
+    def close_streams(self) -> None:
+        """Close all file objects, so that what they buffer is written.
+
+        Raises the first error, after all were closed.
+        """
+        with self._changed:
+            streams = list(self._streams)
+        first: Exception | None = None
+        for stream in streams:
+            try:
+                stream.close()
+            except Exception as exc:
+                first = first or exc
+        if first is not None:
+            raise first
+
+    def give_back(self, handle: OpenFile | OpenDir) -> None:
+        """Close an open file or directory in the file server."""
+        self.handles.discard(handle)
+        if isinstance(handle, OpenFile):
+            self.vnops.close(handle)
+        else:
+            self.vnops.closedir(handle)
+
+    # ------------------------------------------------------------------------- kernel.Attachment
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function` here: in process, operations run on the thread that asks."""
+        token = requester.set(self.vnops)
+        try:
+            return function(*args)
+        finally:
+            requester.reset(token)
+
+    def busy(self) -> bool:
+        """Whether files or directories are open."""
+        return bool(self.handles)
+
+    def flush(self) -> None:
+        """Nothing is buffered on this side; the buffers of file objects are their users'."""
+
+    def detach(self, force: bool) -> None:
+        """Let nobody in any more, wait for who is inside, close what is open, and leave the mount.
+
+        Raises `OSError`: EBUSY when files are open and `force` is not set, EDEADLK from inside.
+        """
+        me = threading.get_ident()
+        with self._changed:
+            if me in self._inside:
+                raise OSError(
+                    errno.EDEADLK,
+                    f"{self.mount.name} cannot be closed inside one of its operations",
+                )
+            if self._closed:
+                return
+            if self.handles and not force:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            self._closed = True
+            try:
+                while self._inside:
+                    self._changed.wait()
+            except BaseException:
+                self._closed = False
+                raise
+            self._inside[me] = 1  # closing files needs operations
+        try:
+            self.close_streams()
+        except Exception as exc:
+            logger.error("%s: closing a file at the end has failed: %s", self.mount.name, exc)
+        finally:
+            for handle in list(self.handles):
+                self.give_back(handle)
+            self._leave(me)
+            self.mount.detached(self)
+
+    def end(self) -> None:
+        """Detach; unmount if the mount is ours."""
+        if self._owner:
+            try:
+                self.mount.unmount(force=True)
+            except OSError as exc:
+                if exc.errno != errno.EBUSY:  # somebody else is unmounting it, and may be refused
+                    raise
+        self.detach(True)
+
+    def _reach(self, function: Callable[[], T]) -> T:
+        """Run `function` where the operations of this mount run.
+
+        That is here when the thread for it has ended, or is this one.
+        """
+        started = False
+
+        def run() -> T:
+            nonlocal started
+            started = True
+            return function()
+
+        try:
+            return self.mount.call(run)
+        except OSError:
+            if started:
+                raise
+            return run()

@@ -1,0 +1,16 @@
+"""The command `puffs`. It needs click and rich: the extra `cli`."""
+
+import sys
+from importlib.util import find_spec
+
+
+def main() -> None:
+    """Run the command line of this program and end it."""
+    if find_spec("click") is None or find_spec("rich") is None:
+        sys.exit("puffs: the command line needs click and rich: pip install 'puffs[cli]'")
+    try:
+        from puffs.cli.app import app
+
+        app.main(prog_name="puffs")
+    except KeyboardInterrupt:  # before there was anything to tell of it
+        sys.exit(130)

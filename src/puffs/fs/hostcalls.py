@@ -1,0 +1,210 @@
+"""System calls of Linux that the standard library does not have, for `null`.
+
+Each raises `OSError` with the errno of the call, ENOSYS where the C library lacks it. `ctypes.CDLL`
+lets go of the GIL meanwhile.
+"""
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from errno import ENOSYS, EOPNOTSUPP, EOVERFLOW
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+UTIME_NOW: Final = (1 << 30) - 1
+UTIME_OMIT: Final = (1 << 30) - 2
+
+_AT_FDCWD: Final = -100
+_AT_SYMLINK_NOFOLLOW: Final = 0x100
+_AT_EMPTY_PATH: Final = 0x1000
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_MAX_HANDLE_SZ: Final = 128
+_STATX_BTIME: Final = 0x800
+_STATX_MNT_ID: Final = 0x1000
+_CAP_SETGID: Final = 1 << 6
+_CAP_SETUID: Final = 1 << 7
+_CAPABILITY_VERSION_3: Final = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _function(name: str, *argtypes: Any) -> Callable[..., int]:
+    function = getattr(_libc, name, None)
+    if function is None:
+        return _absent
+    function.argtypes = argtypes
+    return function  # type: ignore[no-any-return]
+
+
+def _absent(*_args: object) -> int:
+    ctypes.set_errno(ENOSYS)
+    return -1
+
+
+_int, _string, _pointer = ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
+_name_to_handle_at = _function("name_to_handle_at", _int, _string, _pointer, _pointer, _int)
+_open_by_handle_at = _function("open_by_handle_at", _int, _string, _int)
+_statx = _function("statx", _int, _string, _int, ctypes.c_uint, _pointer)
+_renameat2 = _function("renameat2", _int, _string, _int, _string, ctypes.c_uint)
+_fallocate = _function("fallocate", _int, _int, ctypes.c_int64, ctypes.c_int64)
+_utimensat = _function("utimensat", _int, _string, _pointer, _int)
+_syncfs = _function("syncfs", _int)
+_setfsuid = _function("setfsuid", ctypes.c_uint32)
+_setfsgid = _function("setfsgid", ctypes.c_uint32)
+_capget = _function("capget", _pointer, _pointer)
+_capset = _function("capset", _pointer, _pointer)
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+# ------------------------------------------------------------------------------------ file identity
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_char * _MAX_HANDLE_SZ),
+    )
+
+
+class _Buffers(threading.local):
+    """What the calls below write into: one set for each thread, made when it first calls."""
+
+    def __init__(self) -> None:
+        self.handle = _FileHandle()
+        self.handle_address = ctypes.addressof(self.handle)
+        self.handle_view = memoryview(self.handle).cast("B")
+        self.mount_id = ctypes.c_int()
+        self.mount_id_address = ctypes.addressof(self.mount_id)
+        self.statx = bytearray(256)
+        self.statx_pin = (ctypes.c_char * 256).from_buffer(self.statx)
+        self.statx_address = ctypes.addressof(self.statx_pin)
+
+
+_buffers = _Buffers()
+
+
+def file_handle(fd: int, name: bytes = b"") -> tuple[int, bytes] | None:
+    """The id of the mount and the file handle of `name` in the directory `fd`, or of `fd` itself.
+
+    A symbolic link is not followed. The handle is for `open_by_handle_at`, and no other file of the
+    same file system ever has it. None where the file system has no handles. [name_to_handle_at(2)]
+    """
+    own = _buffers
+    handle = own.handle
+    handle.handle_bytes = _MAX_HANDLE_SZ
+    flags = 0 if name else _AT_EMPTY_PATH
+    if _name_to_handle_at(fd, name, own.handle_address, own.mount_id_address, flags) < 0:
+        code = ctypes.get_errno()
+        if code in (EOPNOTSUPP, EOVERFLOW, ENOSYS):
+            return None
+        raise OSError(code, os.strerror(code))
+    return own.mount_id.value, bytes(own.handle_view[: 8 + handle.handle_bytes])
+
+
+def open_by_handle_at(mount_fd: int, handle: bytes, flags: int) -> int:
+    """Open what `file_handle` named so; ESTALE when it is gone. [open_by_handle_at(2)]
+
+    `mount_fd` is a descriptor of the same mount, not an O_PATH one. Needs CAP_DAC_READ_SEARCH.
+    """
+    return _check(_open_by_handle_at(mount_fd, handle, flags))
+
+
+class Birth(NamedTuple):
+    """Which file it is and when it was made, in nanoseconds; None where nobody knows that."""
+
+    mount_id: int
+    dev: int
+    ino: int
+    btime_ns: int | None
+
+
+# stx_mask, stx_ino, stx_btime (seconds, nanoseconds), stx_dev (major, minor), stx_mnt_id
+_STATX: Final = Struct("=I28xQ40xqI44xIIQ")
+
+
+def birth(fd: int, name: bytes = b"") -> Birth:
+    """The birth of `name` in the directory `fd`, or of `fd` itself. [statx(2)]
+
+    A symbolic link is not followed, and a remote file system is not asked again.
+    """
+    own = _buffers
+    flags = _AT_STATX_DONT_SYNC | (_AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH)
+    _check(_statx(fd, name, flags, _STATX_BTIME | _STATX_MNT_ID, own.statx_address))
+    mask, ino, seconds, part, major, minor, mount_id = _STATX.unpack_from(own.statx)
+    btime_ns = seconds * 1_000_000_000 + part if mask & _STATX_BTIME else None
+    return Birth(mount_id, os.makedev(major, minor), ino, btime_ns)
+
+
+# ----------------------------------------------------------------------------- changing and syncing
+
+
+def renameat2(dir_fd: int, name: str, newdir_fd: int, newname: str, flags: int) -> None:
+    """Rename with RENAME_* `flags`; EINVAL where the file system lacks them. [renameat2(2)]"""
+    _check(_renameat2(dir_fd, os.fsencode(name), newdir_fd, os.fsencode(newname), flags))
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """Reserve, punch or zero a range. [fallocate(2)]"""
+    _check(_fallocate(fd, mode, offset, length))
+
+
+_TIMES: Final = Struct("@llll")
+
+
+def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """Set times, each as seconds and nanoseconds; UTIME_NOW and UTIME_OMIT stand for the latter.
+
+    [utimensat(2)]
+    """
+    _check(_utimensat(_AT_FDCWD, os.fsencode(path), _TIMES.pack(*atime, *mtime), 0))
+
+
+def syncfs(fd: int) -> None:
+    """Write what is buffered of the file system that `fd` is in. [syncfs(2)]"""
+    _check(_syncfs(fd))
+
+
+# -------------------------------------------------------------------------------------- credentials
+
+
+class Actor:
+    """Who this process is to the host's file systems, and how to make files as somebody else.
+
+    `uid`, `gid`: its own. `acts_for_others`: whether it has the right to be somebody else, which
+    root has, and a container may have taken away (CAP_SETUID and CAP_SETGID).
+    """
+
+    def __init__(self) -> None:
+        self.uid, self.gid = os.geteuid(), os.getegid()
+        self._header = Struct("=Ii").pack(_CAPABILITY_VERSION_3, 0)
+        # Two sets of effective, permitted and inheritable capabilities, 32 bits each.
+        self._capabilities = (ctypes.c_uint32 * 6)()
+        _check(_capget(self._header, self._capabilities))
+        needed = _CAP_SETUID | _CAP_SETGID
+        self.acts_for_others = self._capabilities[0] & needed == needed
+
+    @contextmanager
+    def acting_as(self, uid: int, gid: int) -> Iterator[None]:
+        """What this thread makes meanwhile belongs to `uid` and `gid`. [setfsuid(2), setfsgid(2)]
+
+        Its capabilities stay: the kernel takes those for files away with the uid 0, so they are put
+        back. The caller's permissions were checked before, and here his supplementary groups are
+        not known.
+        """
+        try:
+            _setfsgid(gid)
+            _setfsuid(uid)
+            _check(_capset(self._header, self._capabilities))
+            yield
+        finally:
+            _setfsuid(self.uid)
+            _setfsgid(self.gid)

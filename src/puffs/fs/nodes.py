@@ -1,0 +1,168 @@
+"""The files of `mem`: what one node holds, and the rules that concern that node alone."""
+
+import os
+import time
+from collections.abc import Iterator
+from errno import (
+    EEXIST,
+    EINVAL,
+    EISDIR,
+    ENAMETOOLONG,
+    ENOENT,
+    ENOTDIR,
+    ENOTEMPTY,
+)
+from typing import Final
+
+import puffs
+from puffs.fs.extents import Extents
+
+NAME_MAX: Final = 255
+
+
+def error(code: int) -> OSError:
+    """The exception for an errno."""
+    return OSError(code, os.strerror(code))
+
+
+class Node:
+    """A file; its own cookie. This class stands for fifos, sockets and devices.
+
+    `attr` is what `getattr` returns, changed in place. Hundreds of thousands of nodes are in memory
+    at once: what a file does not need yet is None. `xattrs` is never changed, but replaced, so that
+    whoever lists it may take his time.
+    """
+
+    __slots__ = ("attr", "xattrs")
+
+    def __init__(self, attr: puffs.Attr) -> None:
+        self.attr = attr
+        self.xattrs: dict[str, bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.attr.ino}>"
+
+
+class Symlink(Node):
+    """A symbolic link."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, attr: puffs.Attr, target: str) -> None:
+        super().__init__(attr)
+        attr.size = len(os.fsencode(target))
+        self.target = target
+
+
+class File(Node):
+    """A regular file. `extents` may keep bytes behind `attr.size`; they are zeros."""
+
+    __slots__ = ("extents",)
+
+    def __init__(self, attr: puffs.Attr) -> None:
+        super().__init__(attr)
+        self.extents: Extents | None = None
+
+    def contents(self) -> Extents:
+        """The contents, from now on not None."""
+        extents = self.extents
+        if extents is None:
+            extents = self.extents = Extents()
+        return extents
+
+
+class Directory(Node):
+    """A directory. `parent` is None once it was removed, and the directory itself for the root."""
+
+    __slots__ = ("entries", "parent")
+
+    def __init__(self, attr: puffs.Attr) -> None:
+        super().__init__(attr)
+        attr.nlink = 2
+        self.entries: dict[str, Node] = {}
+        self.parent: Directory | None = None
+
+    def find(self, name: str) -> Node:
+        """What `name` leads to. ENOENT, ENAMETOOLONG."""
+        node = self.entries.get(name)
+        if node is None:
+            _check_length(name)
+            raise error(ENOENT)
+        return node
+
+    def check_target(self, name: str) -> None:
+        """Can something be called `name` here? ENAMETOOLONG; ENOENT when the directory is gone."""
+        _check_length(name)
+        if self.parent is None:
+            raise error(ENOENT)
+
+    def check_new(self, name: str) -> None:
+        """Can something new be called `name` here? As `check_target`, and EEXIST."""
+        self.check_target(name)
+        if name in self.entries:
+            raise error(EEXIST)
+
+    def listing(self) -> Iterator[puffs.DirEntry]:
+        """The names that are there now and still there when their turn comes, with attributes."""
+        entries = self.entries
+        for name in list(entries):
+            node = entries.get(name)
+            if node is not None:
+                attr = node.attr
+                yield puffs.DirEntry(name, attr.mode, attr.ino, entry=puffs.Entry(node, attr))
+
+    def is_within(self, node: Node | None) -> bool:
+        """Whether this directory is `node` or somewhere below it."""
+        if not isinstance(node, Directory):
+            return False
+        at: Directory | None = self
+        while at is not node:
+            if at is None or at.parent is at:
+                return False
+            at = at.parent
+        return True
+
+    def touch(self) -> int:
+        """The names in here have changed, now; returns that time."""
+        attr = self.attr
+        attr.mtime_ns = attr.ctime_ns = now = time.time_ns()
+        return now
+
+
+def directory(node: Node) -> Directory:
+    """`node`, which has to be a directory: ENOTDIR."""
+    if isinstance(node, Directory):
+        return node
+    raise error(ENOTDIR)
+
+
+def regular(node: Node) -> File:
+    """`node`, which has to be a regular file: EISDIR for directories, else EINVAL."""
+    if isinstance(node, File):
+        return node
+    raise error(EISDIR if isinstance(node, Directory) else EINVAL)
+
+
+def check_replaceable(node: Node, old: Node) -> None:
+    """May `node` take the place of `old`? EISDIR, ENOTDIR, ENOTEMPTY. [rename(2)]"""
+    if isinstance(old, Directory):
+        if not isinstance(node, Directory):
+            raise error(EISDIR)
+        if old.entries:
+            raise error(ENOTEMPTY)
+    elif isinstance(node, Directory):
+        raise error(ENOTDIR)
+
+
+def change_parent(node: Node, source: Directory, target: Directory) -> None:
+    """`node` has moved from `source` to `target`: a directory is a link of its parent, by ".."."""
+    if isinstance(node, Directory) and source is not target:
+        source.attr.nlink -= 1
+        target.attr.nlink += 1
+        node.parent = target
+
+
+def _check_length(name: str) -> None:
+    # No character takes more than four bytes in UTF-8, so short names need no encoding.
+    if len(name) > NAME_MAX // 4 and len(os.fsencode(name)) > NAME_MAX:
+        raise error(ENAMETOOLONG)

@@ -1,0 +1,458 @@
+"""`null`: a directory of the host, passed through.
+
+    puffs mount null:/srv/data /mnt/x
+    puffs mount 'null:/srv/data?cache=forever' /mnt/x
+
+Every file is reached through a descriptor, and names are looked up in a directory that is open, one
+at a time and without following links: `puffs.fs.hostfiles` says how, and which file is the same
+file. So nothing that others do to the host's directories at the same time can lead outside.
+
+Whose rights: the host's checks are made against this process, those of the mount against the
+caller. A process that may act for others (root) makes files in the name of the caller; any other
+makes them in its own, and can do for others only what it may do itself.
+
+What others change on the host is seen after a second (`cache`): names, attributes, and the contents
+of a file that is open. Who opens a file gets its contents as they are then.
+
+Appending goes by the size that the host knows, not by O_APPEND: do not append to one file through
+the mount and past it at the same time.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from errno import EINVAL, EISDIR, ENOTDIR, ENXIO, ESTALE
+from typing import ClassVar, Final
+
+import puffs
+from puffs.fs import hostcalls
+from puffs.fs.hostfiles import NOT_ASKED, HostFiles, Node
+
+COPY_MAX: Final = 1 << 26
+"""What one `copy_file_range` copies at most: other requests wait for it, callers ask again."""
+
+_OPEN: Final = os.O_ACCMODE | os.O_SYNC | os.O_DSYNC | os.O_NOATIME
+"""The flags of an open that are handed on. O_APPEND would ignore the offsets of writes, O_DIRECT
+needs memory that is aligned, and the rest is done before a file is opened.
+"""
+_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNNAMED: Final = os.O_TMPFILE | os.O_CLOEXEC
+
+_SETTLED_NS: Final = 2_000_000_000
+"""A file that was changed less than this ago may change again without a new time stamp: file
+systems count in steps, of two seconds at most (FAT).
+"""
+_NOW: Final = (0, hostcalls.UTIME_NOW)
+_OMIT: Final = (0, hostcalls.UTIME_OMIT)
+_NS: Final = 1_000_000_000
+_DEFAULT_ACL: Final = "system.posix_acl_default"
+_NOT_TO_BE_OPENED: Final = {stat.S_IFDIR: EISDIR, stat.S_IFREG: 0}
+_AS_OURSELVES: Final = nullcontext()
+
+
+class NullFS(puffs.FileSystem[Node]):
+    """The host's `directory`, passed through.
+
+    `cache`: for how many seconds names and attributes may be trusted; "forever" where nobody
+    changes the directory but through this mount. A string will do.
+
+    Raises `ValueError` for a `cache` that is no such number, `OSError` when there is no such
+    directory.
+    """
+
+    name: ClassVar[str] = "null"
+
+    def __init__(self, directory: str | os.PathLike[str], cache: float | str = 1.0) -> None:
+        if not directory:
+            raise ValueError("null: which directory? Name it, as in null:/srv/data")
+        self.directory = os.path.abspath(directory)
+        if not stat.S_ISDIR(os.stat(self.directory).st_mode):
+            raise OSError(ENOTDIR, os.strerror(ENOTDIR), self.directory)
+        self.name_ttl = self.attr_ttl = _seconds(cache)  # type: ignore[misc]
+
+    # ------------------------------------------------------------------------ the whole file system
+
+    def mount(self) -> Node:
+        """Open the directory. What is mounted on it later does not change what it means."""
+        self._files = HostFiles(self.directory)
+        self._self = hostcalls.Actor()
+        return self._files.root
+
+    def unmounted(self) -> None:
+        """Give all descriptors back."""
+        self._files.close()
+
+    def statvfs(self) -> puffs.StatVfs:
+        """The size of the file system that the directory is in."""
+        return puffs.StatVfs.from_statvfs(os.statvfs(self._files.descriptor(self._files.root)))
+
+    def sync(self, wait: bool, cred: puffs.Cred) -> None:
+        """Sync the file system of the directory; all of them, when others were met below it."""
+        if self._files.several_volumes:
+            os.sync()
+        else:
+            hostcalls.syncfs(self._files.directory(self._files.root))
+
+    def fileid(self, node: Node) -> tuple[int, int]:
+        """The inode number that is shown, and a generation that is made from the file handle."""
+        return node.ino, node.generation
+
+    def reclaim(self, node: Node) -> None:
+        """Give the descriptor of a file back."""
+        self._files.forget(node)
+
+    # ---------------------------------------------------------------------------------------- names
+
+    def lookup(self, dir: Node, name: str, cred: puffs.Cred) -> puffs.Entry:
+        """Find a name. Errors as open(2) has them; ELOOP for a mount that this process serves."""
+        return _entry(*self._files.find(dir, name))
+
+    def create(
+        self, dir: Node, name: str, attr: puffs.Attr, flags: int, cred: puffs.Cred
+    ) -> tuple[puffs.Entry, puffs.Open]:
+        """Make and open a file in one step, so that its mode does not limit this open.
+
+        ESTALE when others have made one just now: the host then looks again, opens that one, or
+        fails with EEXIST if that was asked for.
+        """
+        fd = self._files.descriptor(dir)
+        mode = stat.S_IMODE(attr.mode)
+        try:
+            with self._made_by(cred):
+                file = self._files.opening(os.open, name, flags & _OPEN | _CREATE, mode, dir_fd=fd)
+        except FileExistsError:
+            raise _error(ESTALE) from None
+        return self._created(file, dir, name, attr, flags)
+
+    def tmpfile(
+        self, dir: Node, attr: puffs.Attr, flags: int, cred: puffs.Cred
+    ) -> tuple[puffs.Entry, puffs.Open]:
+        """Make and open a file without a name. EOPNOTSUPP where the file system cannot."""
+        fd = self._files.descriptor(dir)
+        mode = stat.S_IMODE(attr.mode)
+        with self._made_by(cred):
+            file = self._files.opening(
+                os.open, ".", flags & (_OPEN | os.O_EXCL) | _UNNAMED, mode, dir_fd=fd
+            )
+        return self._created(file, dir, "", attr, flags)
+
+    def mknod(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
+        """Make a fifo, socket, device or regular file. Errors as mknod(2)."""
+        fd = self._files.descriptor(dir)
+        with self._made_by(cred):
+            os.mknod(name, attr.mode, attr.rdev, dir_fd=fd)
+        return self._made(dir, name, attr)
+
+    def mkdir(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
+        """Make a directory. Errors as mkdir(2)."""
+        fd = self._files.descriptor(dir)
+        with self._made_by(cred):
+            os.mkdir(name, stat.S_IMODE(attr.mode), dir_fd=fd)
+        return self._made(dir, name, attr)
+
+    def symlink(
+        self, dir: Node, name: str, target: str, attr: puffs.Attr, cred: puffs.Cred
+    ) -> puffs.Entry:
+        """Make a symbolic link. Errors as symlink(2)."""
+        fd = self._files.descriptor(dir)
+        with self._made_by(cred):
+            os.symlink(target, name, dir_fd=fd)
+        return _entry(*self._files.find(dir, name))
+
+    def link(self, node: Node, dir: Node, name: str, cred: puffs.Cred) -> puffs.Entry:
+        """Give a file a further name. Errors as link(2)."""
+        descriptor, fd = self._files.descriptor(node), self._files.descriptor(dir)
+        # With a descriptor for the directory this is linkat(2) and follows the path of proc(5).
+        os.link(descriptor.path, name, dst_dir_fd=fd)
+        node.parent, node.name = dir, name
+        return _entry(node, os.stat(descriptor))
+
+    def remove(self, dir: Node, name: str, cred: puffs.Cred) -> None:
+        """Take the name of a file away. Errors as unlink(2)."""
+        self._files.losing(dir, name)
+        os.unlink(name, dir_fd=self._files.descriptor(dir))
+
+    def rmdir(self, dir: Node, name: str, cred: puffs.Cred) -> None:
+        """Take an empty directory away. Errors as rmdir(2)."""
+        self._files.losing(dir, name)
+        os.rmdir(name, dir_fd=self._files.descriptor(dir))
+
+    def rename(
+        self, dir: Node, name: str, newdir: Node, newname: str, flags: int, cred: puffs.Cred
+    ) -> None:
+        """Move, replace or exchange names. Errors as renameat2(2)."""
+        files = self._files
+        files.losing(newdir, newname)
+        fd, newfd = files.descriptor(dir), files.descriptor(newdir)
+        if flags:
+            hostcalls.renameat2(fd, name, newfd, newname, flags)
+        else:
+            os.rename(name, newname, src_dir_fd=fd, dst_dir_fd=newfd)
+        files.moved(newdir, newname)
+        if flags & puffs.RENAME_EXCHANGE:
+            files.moved(dir, name)
+
+    def readdir(self, dir: Node, offset: int, file: object) -> Iterator[puffs.DirEntry]:
+        """The names of a directory, each with its attributes as they are when it is taken."""
+        files = self._files
+        directory = files.directory(dir)
+        with files.opening(os.scandir, directory) as names:
+            for found in names:
+                try:
+                    node, st = files.find(dir, found.name)
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    yield puffs.DirEntry(found.name)
+                    continue
+                yield puffs.DirEntry(found.name, st.st_mode, node.ino, entry=_entry(node, st))
+
+    def readlink(self, node: Node) -> str:
+        """The target of a symbolic link. EINVAL for anything else."""
+        if node.type != stat.S_IFLNK:
+            raise _error(EINVAL)
+        return os.readlink("", dir_fd=self._files.descriptor(node))
+
+    # -------------------------------------------------------------------------------- open and data
+
+    def open(self, node: Node, flags: int, cred: puffs.Cred) -> puffs.Open:
+        """Open a regular file; the host keeps what it has cached of it if that is still right."""
+        code = _NOT_TO_BE_OPENED.get(node.type, ENXIO)
+        if code:  # to open a device or fifo may do something, or wait
+            raise _error(code)
+        files = self._files
+        path = files.descriptor(node).path
+        file = files.opening(os.open, path, flags & _OPEN | os.O_CLOEXEC)
+        try:
+            st = os.stat(file)
+        except BaseException:
+            os.close(file)
+            raise
+        files.opened(node)
+        version = (st.st_mtime_ns, st.st_ctime_ns, st.st_size)
+        keep_cache = node.stamp == version
+        settled = time.time_ns() - st.st_ctime_ns > _SETTLED_NS
+        node.stamp = version if settled else None
+        return _open(node, file, flags, keep_cache)
+
+    def close(self, node: Node, file: int, flags: int) -> None:
+        """Close the file."""
+        self._files.closed(node)
+        os.close(file)
+
+    def flush(self, node: Node, file: int, owner: int) -> None:
+        """Have the errors of earlier writes reported, as a close(2) on the host would."""
+        os.close(os.dup(file))
+
+    def fsync(self, node: Node, datasync: bool, file: int) -> None:
+        """Bring a file to stable storage."""
+        if datasync:
+            os.fdatasync(file)
+        else:
+            os.fsync(file)
+
+    def read(self, node: Node, offset: int, size: int, file: int) -> bytes:
+        """Bytes of the file."""
+        return os.pread(file, size, offset)
+
+    def write(self, node: Node, offset: int, data: memoryview, file: int) -> int:
+        """Write bytes; as many as the host takes."""
+        return os.pwrite(file, data, offset)
+
+    def seek(self, node: Node, offset: int, whence: int, file: int) -> int:
+        """The next data or hole."""
+        return os.lseek(file, offset, whence)
+
+    def fallocate(self, node: Node, mode: int, offset: int, length: int, file: int) -> None:
+        """Reserve, punch or zero a range, as the host's file system can."""
+        hostcalls.fallocate(file, mode, offset, length)
+
+    def copy_file_range(
+        self,
+        node: Node,
+        offset: int,
+        file: int,
+        to: Node,
+        to_offset: int,
+        to_file: int,
+        size: int,
+        flags: int,
+    ) -> int:
+        """Copy on the host, which may share the blocks. EXDEV between file systems."""
+        if flags:
+            raise _error(EINVAL)
+        return os.copy_file_range(file, to_file, min(size, COPY_MAX), offset, to_offset)
+
+    # ----------------------------------------------------------------------------------- attributes
+
+    def getattr(self, node: Node, file: int | None = None) -> puffs.Attr:
+        """The attributes, with the time of birth where the file system knows it."""
+        fd = self._files.descriptor(node) if file is None else file
+        attr = _attr(node, os.stat(fd))
+        if node.btime_ns == NOT_ASKED:
+            node.btime_ns = hostcalls.birth(fd).btime_ns
+        attr.btime_ns = node.btime_ns
+        return attr
+
+    def setattr(
+        self, node: Node, changes: puffs.Changes, file: int | None, cred: puffs.Cred
+    ) -> puffs.Attr:
+        """Change what is set. Errors as chown(2), chmod(2), truncate(2) and utimensat(2)."""
+        descriptor = self._files.descriptor(node)
+        path = descriptor.path
+        if changes.uid is not None or changes.gid is not None:
+            os.chown(path, _or_same(changes.uid), _or_same(changes.gid))
+        if changes.kill_suidgid:
+            after = _attr(node, os.stat(descriptor))
+            changes.apply(after)
+            os.chmod(path, stat.S_IMODE(after.mode))
+        elif changes.mode is not None:
+            os.chmod(path, changes.mode)
+        if changes.size is not None:
+            os.truncate(path if file is None else file, changes.size)
+        if changes.atime_ns is not None or changes.mtime_ns is not None:
+            hostcalls.utimensat(
+                path,
+                _time(changes.atime_ns, changes.atime_now),
+                _time(changes.mtime_ns, changes.mtime_now),
+            )
+        return self.getattr(node)
+
+    def getxattr(self, node: Node, name: str) -> bytes:
+        """The value of an extended attribute. Errors as getxattr(2)."""
+        return os.getxattr(self._files.descriptor(node).path, name)
+
+    def setxattr(self, node: Node, name: str, value: bytes, flags: int) -> None:
+        """Set an extended attribute. Errors as setxattr(2)."""
+        os.setxattr(self._files.descriptor(node).path, name, value, flags)
+
+    def listxattr(self, node: Node) -> Iterable[str]:
+        """The names of the extended attributes; those of the superuser only for him (xattr(7))."""
+        names = os.listxattr(self._files.descriptor(node).path)
+        if any(map(_is_trusted, names)) and not puffs.caller().superuser:
+            return [name for name in names if not _is_trusted(name)]
+        return names
+
+    def removexattr(self, node: Node, name: str) -> None:
+        """Take an extended attribute away. Errors as removexattr(2)."""
+        os.removexattr(self._files.descriptor(node).path, name)
+
+    # ----------------------------------------------------------------------------- open directories
+
+    def opendir(self, dir: Node, cred: puffs.Cred) -> None:
+        """Keep the directory where it can be found."""
+        self._files.opened(dir)
+
+    def closedir(self, dir: Node, file: object) -> None:
+        """No longer."""
+        self._files.closed(dir)
+
+    def fsyncdir(self, dir: Node, datasync: bool, file: object) -> None:
+        """Bring the names of a directory to stable storage."""
+        self.fsync(dir, datasync, self._files.directory(dir))
+
+    # ------------------------------------------------------------------------------------ new files
+
+    def _made_by(self, cred: puffs.Cred) -> AbstractContextManager[None]:
+        """Whose the files are that are made meanwhile."""
+        actor = self._self
+        if not actor.acts_for_others or (cred.uid, cred.gid) == (actor.uid, actor.gid):
+            return _AS_OURSELVES
+        return actor.acting_as(cred.uid, cred.gid)
+
+    def _made(self, dir: Node, name: str, attr: puffs.Attr) -> puffs.Entry:
+        """The entry of a file that was just made."""
+        node, st = self._files.find(dir, name)
+        # Others may have put something else in its place since: nothing is changed there that the
+        # caller could not change himself.
+        if st.st_uid == attr.uid and node.type == attr.type:
+            missing = self._missing(dir, attr, st)
+            if missing:
+                descriptor = self._files.descriptor(node)
+                os.chmod(descriptor.path, stat.S_IMODE(st.st_mode) | missing)
+                st = os.stat(descriptor)
+        return _entry(node, st)
+
+    def _created(
+        self, file: int, dir: Node, name: str, attr: puffs.Attr, flags: int
+    ) -> tuple[puffs.Entry, puffs.Open]:
+        """The entry of a file that was just made, and the open file; no `name`: it has none."""
+        files = self._files
+        try:
+            missing = self._missing(dir, attr, st := os.stat(file))
+            if missing:
+                os.chmod(file, stat.S_IMODE(st.st_mode) | missing)
+            node, st = files.adopt(files.by_descriptor(file), dir if name else None, name)
+        except BaseException:
+            os.close(file)
+            if name:
+                os.unlink(name, dir_fd=files.descriptor(dir))
+            raise
+        files.opened(node)
+        return _entry(node, st), _open(node, file, flags)
+
+    def _missing(self, dir: Node, attr: puffs.Attr, st: os.stat_result) -> int:
+        """The permissions that the umask of this process has taken from a new file.
+
+        The caller's own umask was applied before. In a directory with a default ACL that one
+        decides, and no umask does. [umask(2), acl(5)]
+        """
+        missing = attr.mode & ~st.st_mode & 0o777
+        if missing:
+            try:
+                os.getxattr(self._files.descriptor(dir).path, _DEFAULT_ACL)
+            except OSError:
+                return missing
+        return 0
+
+
+def _entry(node: Node, st: os.stat_result) -> puffs.Entry:
+    return puffs.Entry(node, _attr(node, st))
+
+
+def _attr(node: Node, st: os.stat_result) -> puffs.Attr:
+    attr = puffs.Attr.from_stat(st)
+    attr.ino = node.ino
+    return attr
+
+
+def _open(node: Node, file: int, flags: int, keep_cache: bool = False) -> puffs.Open:
+    noflush = node.volume.local or flags & os.O_ACCMODE == os.O_RDONLY
+    return puffs.Open(file, keep_cache=keep_cache, noflush=noflush)
+
+
+def _time(ns: int | None, now: bool) -> tuple[int, int]:
+    """A time for utimensat(2)."""
+    if ns is None:
+        return _OMIT
+    return _NOW if now else divmod(ns, _NS)
+
+
+def _or_same(number: int | None) -> int:
+    """An owner for chown(2)."""
+    return -1 if number is None else number
+
+
+def _is_trusted(name: str) -> bool:
+    return name.startswith("trusted.")
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+def _seconds(cache: float | str) -> float:
+    """A lifetime from a command line."""
+    if cache == "forever":
+        return puffs.FOREVER
+    try:
+        seconds = float(cache)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise ValueError(
+            f'null: cache={cache} is no time: give seconds, such as 0 or 1.5, or "forever"'
+        )
+    return seconds

@@ -1,0 +1,156 @@
+"""`async def` operations under asyncio: see `stepping`.
+
+A coroutine must believe that it runs in a task: `asyncio.timeout`, `TaskGroup` and what is built on
+them ask for the current task and cancel it. So there is a pool of worker tasks. One of them is
+entered as the current task while a coroutine is stepped, and the same one adopts it if it waits.
+"""
+
+import asyncio
+import threading
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Coroutine, Generator
+from contextvars import Context, copy_context
+from functools import cache
+from typing import Any
+
+from puffs.server.cred import Requester, requester
+from puffs.server.stepping import WAITING, Done
+
+
+class _Worker:
+    """A task that adopts one waiting coroutine after the other."""
+
+    __slots__ = ("adopted", "context", "task", "wake")
+
+    def __init__(self, context: Context, wake: "asyncio.Future[None]") -> None:
+        self.context = context
+        self.wake = wake
+        self.task: asyncio.Task[None]
+        self.adopted: tuple[Coroutine[Any, Any, Any], Any, Done] | None = None
+
+
+class _Adopted:
+    """Awaits the rest of a coroutine that has been stepped up to where it waits for `waiting`."""
+
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, Any], waiting: Any, error: BaseException | None
+    ) -> None:
+        self._coroutine = coroutine
+        self._waiting = waiting
+        self._error = error
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine, waiting, error = self._coroutine, self._waiting, self._error
+        try:
+            if error is not None:
+                waiting = coroutine.throw(error)
+            while True:
+                try:
+                    value = yield waiting
+                except BaseException as exc:
+                    waiting = coroutine.throw(exc)
+                else:
+                    waiting = coroutine.send(value)
+        except StopIteration as stop:
+            return stop.value
+
+
+class AsyncioStepper:
+    """Steps coroutines in the event loop that runs on this thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._idle: list[_Worker] = []
+        self._busy: dict[Requester, _Worker] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many operations are under way."""
+        return len(self._busy)
+
+    def step(self, coroutine: Coroutine[Any, Any, Any], who: Requester, done: Done) -> Any:
+        """Step `coroutine` up to its end, or to where it first waits. See `Stepper`."""
+        loop = self._loop
+        worker = self._idle.pop() if self._idle else self._hire()
+        context = worker.context
+        context.run(requester.set, who)
+        _enter_task(loop, worker.task)
+        try:
+            waiting = context.run(coroutine.send, None)
+        except StopIteration as stop:
+            self._idle.append(worker)
+            return stop.value
+        except BaseException:
+            self._idle.append(worker)
+            raise
+        finally:
+            _leave_task(loop, worker.task)
+        worker.adopted = (coroutine, waiting, done)
+        self._busy[who] = worker
+        worker.wake.set_result(None)
+        return WAITING
+
+    def cancel(self, who: Requester) -> None:
+        """Cancel the operation that was stepped for `who`, if it is still under way."""
+        worker = self._busy.get(who)
+        if worker is not None:
+            worker.task.cancel()
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is under way finish, for `seconds` at most; then cancel it, and end the workers."""
+        tasks = {worker.task for worker in self._busy.values()}
+        deadline = self._loop.time() + seconds
+        while self._busy and self._loop.time() < deadline:
+            await asyncio.sleep(min(0.01, seconds))
+        for worker in list(self._busy.values()):
+            worker.task.cancel()
+        while self._busy:
+            await asyncio.sleep(0)
+        tasks.update(worker.task for worker in self._idle)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._idle.clear()
+
+    def _hire(self) -> _Worker:
+        worker = _Worker(copy_context(), self._loop.create_future())
+        worker.task = self._loop.create_task(
+            self._work(worker), name="puffs operation", context=worker.context
+        )
+        return worker
+
+    async def _work(self, worker: _Worker) -> None:
+        while True:
+            error: BaseException | None = None
+            try:
+                await worker.wake
+            except asyncio.CancelledError as exc:
+                if worker.adopted is None:  # the end of the session
+                    raise
+                error = exc  # meant for the operation that this task was about to adopt
+            assert worker.adopted is not None
+            coroutine, waiting, done = worker.adopted
+            worker.wake = self._loop.create_future()
+            result, failure = None, None
+            try:
+                result = await _Adopted(coroutine, waiting, error)
+            except BaseException as exc:
+                failure = exc
+            while worker.task.uncancel():
+                pass
+            worker.adopted = None
+            del self._busy[requester.get()]
+            self._idle.append(worker)
+            done(result, failure)
+
+
+def run_apart(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run `coroutine` in an event loop that is kept for this, on a thread of its own, and wait."""
+    return asyncio.run_coroutine_threadsafe(coroutine, _apart()).result()
+
+
+@cache
+def _apart() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="puffs-async", daemon=True).start()
+    return loop

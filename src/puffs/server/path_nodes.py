@@ -1,0 +1,576 @@
+"""The nodes behind a `PathFileSystem`: where each of them is, and operations on nodes made of
+operations on paths.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from errno import EINVAL, ENOENT, ESTALE
+from threading import Condition, RLock
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from puffs.server.attr import Attr, as_attr
+from puffs.server.cred import Cred
+from puffs.server.operations import OPERATIONS, Kind, Operations
+from puffs.server.types import RENAME_EXCHANGE, DirEntry, Entry, Open
+
+_NEVER: Final = -1
+_PREFIX_MAX: Final = 4096
+_DOTS: Final = frozenset((".", ".."))
+
+
+class Node:
+    """A file as the host knows it: a cookie, equal to nothing but itself.
+
+    `place` is the directory and the name in it, one tuple so that no thread sees half of a move;
+    `links` are the further places that `link` has given it.
+    `prefix`, for a directory, is its path with a slash behind it, right as long as `at` is the `at`
+    of the tree. `files` are what `open` and `create` returned for files that are still open.
+    """
+
+    __slots__ = ("__weakref__", "at", "files", "links", "place", "prefix")
+
+    def __init__(self, place: "Place | None") -> None:
+        self.place: Place = place or (self, "")
+        self.links: list[Place] | None = None
+        self.prefix = ""
+        self.at = _NEVER
+        self.files: list[object] | None = None
+
+    def __repr__(self) -> str:
+        names = []
+        node = self
+        while node.place[0] is not node:
+            node, name = node.place
+            names.append(name)
+        return f"<node {'/'.join(reversed(names)).replace('//', '/', 1)}>"
+
+
+Place = tuple[Node, str]
+"""A directory and a name in it."""
+Spot = tuple[Node, str | None]
+"""A place, or with None the node itself."""
+
+_GONE: Final = Node(None)
+"""The directory of everything that has lost its name.
+
+What a node is called in it is its last path.
+"""
+
+
+class Names:
+    """The tree of names of one mount. Invariants, under the lock:
+
+    - `nodes[place]` is the node, for the place and the links of every node but the root that is not
+      gone, and for no other place;
+    - a directory whose `at` is that of the tree has the right `prefix`, and so have all directories
+      above it.
+
+    Prefixes are kept in directories only. To rename or remove a file, the usual case, makes none of
+    them wrong; to rename or remove a directory outdates all of them by one addition.
+
+    The table holds its nodes weakly, and a node holds its directory. What the host has forgotten,
+    and all below it, is dropped with the last reference; a name that is looked up in that very
+    moment keeps its node.
+
+    `keep_files` says that the tree will be told when open files are closed.
+    """
+
+    def __init__(self, keep_files: bool) -> None:
+        self._keep_files = keep_files
+        self.nodes: WeakValueDictionary[Place, Node] = WeakValueDictionary()
+        self.lock = RLock()
+        self.at = 0
+        self._top = Node(None)
+        self.root = Node((self._top, "/"))
+        self.root.prefix = "/"
+        self._top.at = self.root.at = self.at
+        self._moving: list[Node] = []
+        self._rested = Condition(self.lock)
+
+    # -------------------------------------------------------------------------- from nodes to paths
+
+    def find(self, node: Node) -> tuple[str, bool]:
+        """The path of `node`, the last one if it is gone, and whether it is still there."""
+        parent, name = node.place
+        prefix, there = self._prefix(parent)
+        return prefix + name, there
+
+    def path(self, node: Node) -> str:
+        """The path of `node`; ESTALE when it is gone."""
+        parent, name = node.place
+        if parent.at == self.at:
+            return parent.prefix + name
+        path, there = self.find(node)
+        if not there:
+            raise OSError(ESTALE, os.strerror(ESTALE))
+        return path
+
+    def reach(self, node: Node, file: Any) -> tuple[str, Any]:
+        """The path of `node` and the open file to use.
+
+        A node that is gone needs one: ESTALE when it has none.
+        """
+        path, there = self.find(node)
+        if not there and file is None:
+            if not node.files:
+                raise OSError(ESTALE, os.strerror(ESTALE))
+            file = node.files[-1]
+        return path, file
+
+    def below(self, dir: Node, name: str) -> str:
+        """The path of `name` in `dir`. In a directory that is gone there is nothing: ENOENT."""
+        prefix, there = self._prefix(dir)
+        if not there:
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
+        return prefix + name
+
+    def call(self, method: Callable[..., Any], spots: tuple[Spot, ...], *args: Any) -> Any:
+        """Call `method` with the paths of `spots`; again if it misses something that moved."""
+        while True:
+            paths = [
+                self.path(node) if name is None else self.below(node, name) for node, name in spots
+            ]
+            try:
+                return method(*paths, *args)
+            except OSError as error:
+                if all(self.stands(error, *what) for what in zip(paths, spots, strict=True)):
+                    raise
+
+    def _prefix(self, dir: Node) -> tuple[str, bool]:
+        """What goes before a name in `dir`, and whether `dir` is still there."""
+        if dir.at == self.at:
+            return dir.prefix, True
+        with self.lock:
+            outdated = []
+            while dir.at != self.at and dir is not _GONE:
+                outdated.append(dir)
+                dir = dir.place[0]
+            there = dir is not _GONE
+            prefix = dir.prefix
+            while outdated:
+                dir = outdated.pop()
+                prefix += dir.place[1] + "/"
+                if there and len(prefix) <= _PREFIX_MAX:  # kept ones take depth squared in all
+                    dir.prefix = prefix
+                    dir.at = self.at
+            return prefix, there
+
+    def _outdate(self, dir: Node) -> None:
+        """`dir` is about to get another path: no prefix that begins with its own stays in use."""
+        if dir.at == self.at:  # else there is none, or not in use: see the invariants
+            self.at += 1
+            self._top.at = self.root.at = self.at
+
+    # ---------------------------------------------------------------------------- names that change
+
+    def adopt(self, place: Place) -> Node:
+        """The node at `place`, made if there is none."""
+        with self.lock:
+            node = self.nodes.get(place)
+            if node is None:
+                node = self.nodes[place] = Node(place)
+            return node
+
+    def fresh(self, place: Place) -> Node:
+        """A new node for a file that was just made at `place`."""
+        with self.lock:
+            self.leave(place, self.nodes.get(place))
+            node = self.nodes[place] = Node(place)
+            return node
+
+    def leave(self, place: Place, node: Node | None) -> None:
+        """The name at `place` was taken away, and `node` with it if that is still there."""
+        with self.lock:
+            if node is None or self.nodes.get(place) is not node:
+                return
+            last = self.find(node)[0]
+            del self.nodes[place]
+            if node.links and place != node.place:
+                node.links.remove(place)
+            else:
+                self._outdate(node)
+                node.place = node.links.pop() if node.links else (_GONE, last)
+
+    def link(self, node: Node, place: Place) -> None:
+        """`node` was given the further name at `place`."""
+        with self.lock:
+            self.leave(place, self.nodes.get(place))
+            self.nodes[place] = node
+            if node.place[0] is _GONE:
+                node.place = place
+            elif node.links is None:
+                node.links = [place]
+            else:
+                node.links.append(place)
+
+    def rename(self, place: Place, newplace: Place, exchange: bool) -> None:
+        """What was at `place` is at `newplace` now.
+
+        What was there has lost its name, or with `exchange` has changed places with it.
+        """
+        if place == newplace:
+            return
+        with self.lock:
+            if not exchange:
+                self.leave(newplace, self.nodes.get(newplace))
+            node, target = self.nodes.pop(place, None), self.nodes.pop(newplace, None)
+            for moved, at, to in ((node, place, newplace), (target, newplace, place)):
+                if moved is None:
+                    continue
+                self.nodes[to] = moved
+                if moved.place == at:
+                    self._outdate(moved)
+                    moved.place = to
+                elif moved.links:
+                    moved.links[moved.links.index(at)] = to
+
+    # --------------------------------------------------------------------------------- files in use
+
+    def opened(self, node: Node, reply: object) -> None:
+        """`open` or `create` has returned `reply` for `node`."""
+        file = reply.file if isinstance(reply, Open) else reply
+        if file is not None and self._keep_files:
+            with self.lock:
+                if node.files is None:
+                    node.files = []
+                node.files.append(file)
+
+    def closed(self, node: Node, file: object) -> None:
+        """An open file of `node` is given back."""
+        with self.lock:
+            files = node.files or []
+            index = next((index for index, each in enumerate(files) if each is file), None)
+            if index is not None:
+                del files[index]
+
+    # --------------------------------------------------------------- against moves at the same time
+
+    def moving(self, nodes: list[Node]) -> None:
+        """The file server is about to move these."""
+        with self.lock:
+            self._moving += nodes
+
+    def moved(self, nodes: list[Node]) -> None:
+        """It has moved them or failed to, and their places say so."""
+        with self.lock:
+            for node in nodes:
+                self._moving.remove(node)
+            self._rested.notify_all()
+
+    def stands(self, error: OSError, path: str, spot: Spot) -> bool:
+        """Whether `error`, met at `path`, is the answer: not so if `spot` had moved from there.
+
+        Judged when no directory above it is being moved: waits for those that are.
+        """
+        if not is_missing(error):
+            return True
+        node, name = spot
+        if self._moving:
+            with self.lock:
+                self._rested.wait_for(
+                    lambda: not any(is_below(node, each) for each in self._moving)
+                )
+        now = self.find(node)[0]
+        return path == (now if name is None else f"{now.removesuffix('/')}/{name}")
+
+
+def is_missing(error: OSError) -> bool:
+    """Whether this is ENOENT, also as `OSError(errno.ENOENT)`, which is no `FileNotFoundError`."""
+    return isinstance(error, FileNotFoundError) or error.args == (ENOENT,)
+
+
+def is_below(dir: Node, node: Node | None) -> bool:
+    """Whether `dir` is `node` or somewhere below it."""
+    while dir is not node and dir.place[0] is not dir:
+        dir = dir.place[0]
+    return dir is node
+
+
+# ------------------------------------------------- operations on nodes, made of operations on paths
+#
+# Each factory takes the tree of names and the method of the class. getattr, read and write, taken
+# most of all, spell out what `Names.path` does.
+
+Method = Callable[..., Any]
+
+
+def _mount(names: Names, method: Method | None) -> Method:
+    def mount() -> Node:
+        if method is not None:
+            method()
+        return names.root
+
+    return mount
+
+
+def _lookup(names: Names, method: Method) -> Method:
+    nodes, lock = names.nodes, names.lock
+
+    def lookup(dir: Node, name: str, cred: Cred) -> Entry:
+        place = (dir, name)
+        while True:
+            known = nodes.get(place)
+            path = names.below(dir, name)
+            try:
+                attr = as_attr(method(path, None))
+            except OSError as error:
+                if names.stands(error, path, place):
+                    if is_missing(error):
+                        names.leave(place, known)
+                    raise
+                continue
+            with lock:
+                # The attributes are this node's, unless the name or a directory moved meanwhile.
+                if nodes.get(place) is known and names.below(dir, name) == path:
+                    if known is None:
+                        known = nodes[place] = Node(place)
+                    return Entry(known, attr)
+
+    return lookup
+
+
+def _getattr(names: Names, method: Method) -> Method:
+    def getattr(node: Node, file: Any = None) -> Any:
+        while True:
+            parent, name = node.place
+            if parent.at == names.at:
+                path = parent.prefix + name
+            else:
+                path, file = names.reach(node, file)
+            try:
+                return method(path, file)
+            except OSError as error:
+                if names.stands(error, path, (node, None)):
+                    raise
+
+    return getattr
+
+
+def _transfer(names: Names, method: Method) -> Method:
+    """read and write: `what` is the size to read or the data to write."""
+
+    def transfer(node: Node, offset: int, what: Any, file: Any) -> Any:
+        while True:
+            parent, name = node.place
+            if parent.at == names.at:
+                path = parent.prefix + name
+            else:
+                path, file = names.reach(node, file)
+            try:
+                return method(path, offset, what, file)
+            except OSError as error:
+                if names.stands(error, path, (node, None)):
+                    raise
+
+    return transfer
+
+
+def _on_open_file(names: Names, method: Method, index: int) -> Method:
+    def operation(node: Node, *args: Any) -> Any:
+        while True:
+            path, file = names.reach(node, args[index])
+            try:
+                return method(path, *args[:index], file, *args[index + 1 :])
+            except OSError as error:
+                if names.stands(error, path, (node, None)):
+                    raise
+
+    return operation
+
+
+def _copy_file_range(names: Names, method: Method) -> Method:
+    def copy_file_range(
+        node: Node,
+        offset: int,
+        file: Any,
+        to: Node,
+        to_offset: int,
+        to_file: Any,
+        size: int,
+        flags: int,
+    ) -> Any:
+        path, file = names.reach(node, file)
+        to_path, to_file = names.reach(to, to_file)
+        return method(path, offset, file, to_path, to_offset, to_file, size, flags)
+
+    return copy_file_range
+
+
+def _on_node(names: Names, method: Method) -> Method:
+    def operation(node: Node, *args: Any) -> Any:
+        return names.call(method, ((node, None),), *args)
+
+    return operation
+
+
+def _give_back(names: Names, method: Method) -> Method:
+    """What is owed to the file server whatever has become of the file: its last path will do."""
+
+    def operation(node: Node, *args: Any) -> Any:
+        return method(names.find(node)[0], *args)
+
+    return operation
+
+
+def _open(names: Names, method: Method) -> Method:
+    def open(node: Node, flags: int, cred: Cred) -> Any:
+        while True:
+            path = names.path(node)
+            try:
+                reply = method(path, flags, cred)
+            except OSError as error:
+                if names.stands(error, path, (node, None)):
+                    raise
+            else:
+                names.opened(node, reply)
+                return reply
+
+    return open
+
+
+def _close(names: Names, method: Method | None) -> Method:
+    def close(node: Node, file: Any, flags: int) -> None:
+        names.closed(node, file)
+        if method is not None:
+            method(names.find(node)[0], file, flags)
+
+    return close
+
+
+def _create(names: Names, method: Method) -> Method:
+    def create(dir: Node, name: str, attr: Attr, flags: int, cred: Cred) -> Any:
+        reply = names.call(method, ((dir, name),), attr, flags, cred)
+        node = names.fresh((dir, name))
+        if reply is None:
+            return node
+        names.opened(node, reply)
+        return node, reply
+
+    return create
+
+
+def _make(names: Names, method: Method) -> Method:
+    def operation(dir: Node, name: str, *args: Any) -> Node:
+        names.call(method, ((dir, name),), *args)
+        return names.fresh((dir, name))
+
+    return operation
+
+
+def _link(names: Names, method: Method) -> Method:
+    def link(node: Node, dir: Node, name: str, cred: Cred) -> None:
+        names.call(method, ((node, None), (dir, name)), cred)
+        names.link(node, (dir, name))
+
+    return link
+
+
+def _remove(names: Names, method: Method) -> Method:
+    def operation(dir: Node, name: str, cred: Cred) -> None:
+        known = names.nodes.get((dir, name))
+        names.call(method, ((dir, name),), cred)
+        names.leave((dir, name), known)
+
+    return operation
+
+
+def _rename(names: Names, method: Method) -> Method:
+    def rename(dir: Node, name: str, newdir: Node, newname: str, flags: int, cred: Cred) -> None:
+        exchange = bool(flags & RENAME_EXCHANGE)
+        place, newplace = (dir, name), (newdir, newname)
+        node = names.nodes.get(place)
+        target = names.nodes.get(newplace) if exchange else None
+        if is_below(newdir, node) or is_below(dir, target):
+            raise OSError(EINVAL, os.strerror(EINVAL))
+        path, newpath = names.below(dir, name), names.below(newdir, newname)
+        moving = [each for each in (node, target) if each is not None]
+        names.moving(moving)
+        try:
+            method(path, newpath, flags, cred)
+            names.rename(place, newplace, exchange)
+        finally:
+            names.moved(moving)
+
+    return rename
+
+
+def _readdir(names: Names, method: Method) -> Method:
+    def readdir(dir: Node, offset: int, file: Any) -> Iterable[DirEntry | str]:
+        if not names.find(dir)[1]:
+            return ()
+        return _entries(names, dir, names.call(method, ((dir, None),), offset, file))
+
+    return readdir
+
+
+def _entries(names: Names, dir: Node, replies: Iterable[Any]) -> Iterator[DirEntry | str]:
+    for reply in replies:
+        if isinstance(reply, tuple):
+            name, attributes = reply
+            if name not in _DOTS:
+                attr = as_attr(attributes)
+                yield DirEntry(name, attr.mode, attr.ino, 0, Entry(names.adopt((dir, name)), attr))
+        elif isinstance(reply, DirEntry) and reply.entry is not None:
+            raise TypeError(
+                f"{reply!r} has an entry, but paths have no cookies: yield (name, attributes)"
+            )
+        else:
+            yield reply
+
+
+def _error(names: Names, method: Method) -> Method:
+    def error(kind: str, code: int, text: str, node: object) -> None:
+        method(kind, code, text, names.find(node)[0] if isinstance(node, Node) else None)
+
+    return error
+
+
+_FACTORIES: Final[dict[str, Callable[[Names, Method], Method]]] = {
+    "mount": _mount,
+    "getattr": _getattr,
+    "read": _transfer,
+    "write": _transfer,
+    "copy_file_range": _copy_file_range,
+    "open": _open,
+    "create": _create,
+    "flush": _give_back,
+    "close": _close,
+    "closedir": _give_back,
+    "mknod": _make,
+    "mkdir": _make,
+    "symlink": _make,
+    "link": _link,
+    "remove": _remove,
+    "rmdir": _remove,
+    "rename": _rename,
+    "readdir": _readdir,
+    "error": _error,
+}
+"""Operations that need more than what the operation table says: a node first, and perhaps an open
+file.
+"""
+
+
+def adapted(defined: Operations, find: Method) -> Operations:
+    """Operations on nodes for the operations on paths in `defined`, over a tree of names of their
+    own.
+
+    `find` is the `getattr` that serves as lookup.
+    """
+    told_of_files = "open" in defined or "close" in defined
+    names = Names(told_of_files)
+    operations = {"mount": _mount(names, None), "lookup": _lookup(names, find)}
+    if told_of_files:
+        operations["close"] = _close(names, None)
+    for name, method in defined.items():
+        row = OPERATIONS[name]
+        if name in _FACTORIES:
+            operations[name] = _FACTORIES[name](names, method)
+        elif row.kind is Kind.VFS:
+            operations[name] = method
+        elif "file" in row.args:
+            operations[name] = _on_open_file(names, method, row.args.index("file") - 1)
+        else:
+            operations[name] = _on_node(names, method)
+    return operations

@@ -1,0 +1,56 @@
+"""How an operation is stepped, be it `def` or `async def`.
+
+A `def` operation is called and has its result. An `async def` one gives a coroutine, which is
+stepped at once: most never wait, and then a task would be pure cost. One that does wait goes on
+later. How that is done depends on the event loop: `aio` does it for asyncio.
+
+Nothing here imports asyncio, which file servers without `async def` do not need.
+"""
+
+from collections.abc import Callable, Coroutine
+from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction
+from typing import Any, Final, Protocol
+
+from puffs.server.cred import Requester
+
+Done = Callable[[Any, BaseException | None], None]
+"""Is given the result of an operation, or what it raised."""
+
+
+class _Waiting:
+    def __repr__(self) -> str:
+        return "WAITING"
+
+
+WAITING: Final = _Waiting()
+"""Stands for the result of an operation that has not finished."""
+
+
+class Stepper(Protocol):
+    """What an attachment hands the coroutines of `async def` operations to."""
+
+    def step(self, coroutine: Coroutine[Any, Any, Any], who: Requester, done: Done) -> Any:
+        """Run `coroutine` for the request `who`, which `caller()` then tells of.
+
+        Returns its result, or raises what it raised, when it never waited. Otherwise returns
+        `WAITING`, and `done` is called when it has finished.
+        """
+        ...
+
+    def cancel(self, who: Requester) -> None:
+        """Cancel what was stepped for `who`, if it is still under way."""
+        ...
+
+
+def is_async(operation: object) -> bool:
+    """Whether `operation` is an `async def`."""
+    return iscoroutinefunction(operation) or isasyncgenfunction(operation)
+
+
+def finish(result: Any) -> Any:
+    """The result of an operation whose attachment has no event loop: a coroutine gets one here."""
+    if not iscoroutine(result):
+        return result
+    from puffs.server.aio import run_apart
+
+    return run_apart(result)

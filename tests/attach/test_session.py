@@ -1,0 +1,762 @@
+"""A session from INIT to its end: what it settles with kernels of many kinds, that nothing a kernel
+or a file server does ends it, and that it gives everything back.
+"""
+
+import errno
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import puffs
+from puffs.attach.fuse import abi
+from puffs.attach.fuse.abi import INIT_OUT, MESSAGES, Notify, Opcode
+from tests.attach.fake_kernel import (
+    EVERY_FLAG,
+    ROOT,
+    FakeKernel,
+    Reply,
+    init_body,
+    request_body,
+    unserved,
+)
+from tests.attach.toy import ROOT as ROOT_COOKIE
+from tests.attach.toy import Bare, Toy
+
+COMPAT = abi.COMPAT_INIT_IN_SIZE
+
+
+def flags_of(init_out: dict[str, Any]) -> int:
+    return int(init_out["flags"] | init_out["flags2"] << 32)
+
+
+# -------------------------------------------------------------------------------------------- INIT
+
+
+@pytest.mark.parametrize(
+    ("minor", "size", "answered"),
+    [(31, COMPAT, 31), (35, COMPAT, 35), (36, 64, 36), (40, 64, 40), (45, 64, 45), (46, 64, 45)],
+)
+def test_both_sides_speak_the_older_of_two_protocols(minor: int, size: int, answered: int) -> None:
+    with unserved(Toy()) as kernel:
+        reply = kernel.exchange(Opcode.INIT, 0, init_body(minor=minor, size=size))
+        assert (reply.error, len(reply.body)) == (0, 64)
+        out = INIT_OUT.unpack(reply.body)
+        assert (out["major"], out["minor"]) == (7, answered)
+        assert kernel.ready.wait(10)
+        assert kernel.lookup(b"file")
+
+
+@settings(max_examples=50)
+@given(offered=st.integers(0, EVERY_FLAG), minor=st.integers(31, 46))
+def test_nothing_is_used_that_the_kernel_did_not_offer(offered: int, minor: int) -> None:
+    if not offered & abi.FUSE_INIT_EXT:
+        offered &= 0xFFFFFFFF
+    with FakeKernel(Toy(), minor=minor, flags=offered) as kernel:
+        if minor < 36:
+            offered &= 0xFFFFFFFF
+        assert flags_of(kernel.init_out) & ~offered == 0
+
+
+def test_a_short_init_offers_no_second_word_of_flags() -> None:
+    with unserved(Toy()) as kernel:
+        reply = kernel.exchange(Opcode.INIT, 0, init_body(flags=EVERY_FLAG, size=COMPAT))
+        assert INIT_OUT.unpack(reply.body)["flags2"] == 0
+
+
+class WithIds(Toy):
+    def fileid(self, node: int) -> tuple[int, int]:
+        return node, 3
+
+
+@pytest.mark.parametrize(
+    ("server", "used", "unused"),
+    [
+        (Toy, abi.FUSE_POSIX_LOCKS | abi.FUSE_FLOCK_LOCKS | abi.FUSE_DO_READDIRPLUS, 0),
+        (Toy, abi.FUSE_NO_EXPORT_SUPPORT, abi.FUSE_EXPORT_SUPPORT),
+        (WithIds, abi.FUSE_EXPORT_SUPPORT, abi.FUSE_NO_EXPORT_SUPPORT),
+        (Bare, 0, abi.FUSE_POSIX_LOCKS | abi.FUSE_FLOCK_LOCKS | abi.FUSE_DO_READDIRPLUS),
+    ],
+)
+def test_what_is_used_depends_on_the_file_server(
+    server: type[puffs.FileSystem[int]], used: int, unused: int
+) -> None:
+    with FakeKernel(server()) as kernel:
+        flags = flags_of(kernel.init_out)
+        assert flags & used == used
+        assert flags & unused == 0
+        assert flags & (abi.FUSE_WRITEBACK_CACHE | abi.FUSE_PASSTHROUGH) == 0
+
+
+def test_the_size_of_requests_is_settled() -> None:
+    with FakeKernel(Toy(), max_write=1 << 20) as kernel:
+        out = kernel.init_out
+        assert (out["max_write"], out["max_pages"]) == (1 << 20, 256)
+        assert out["max_readahead"] == 131072
+    with FakeKernel(Toy(), max_write=1 << 20, flags=EVERY_FLAG & ~abi.FUSE_MAX_PAGES) as kernel:
+        assert kernel.init_out["max_write"] == 128 << 10
+
+
+def test_a_kernel_of_a_later_major_version_is_asked_to_come_down() -> None:
+    with unserved(Toy()) as kernel:
+        reply = kernel.exchange(Opcode.INIT, 0, init_body(major=8, minor=0))
+        assert (reply.error, INIT_OUT.unpack(reply.body)["major"]) == (0, 7)
+        reply = kernel.exchange(Opcode.INIT, 0, init_body())
+        assert INIT_OUT.unpack(reply.body)["minor"] == 45
+        assert kernel.lookup(b"file")
+
+
+@pytest.mark.parametrize(("major", "minor"), [(7, 30), (7, 0), (6, 99), (0, 45)])
+def test_a_kernel_that_is_too_old_is_refused_in_plain_words(major: int, minor: int) -> None:
+    toy = Toy()
+    with unserved(toy) as kernel:
+        kernel.send_bytes(Opcode.INIT, 0, init_body(major=major, minor=minor, size=COMPAT))
+        kernel.ended()
+        assert isinstance(kernel.failure, OSError)
+        assert kernel.failure.errno == errno.EPROTONOSUPPORT
+        assert f"FUSE {major}.{minor}" in str(kernel.failure)
+        assert "7.31 or later" in str(kernel.failure)
+    assert toy.calls[-1] == ("unmounted",)
+
+
+def test_what_comes_before_init_is_an_error() -> None:
+    with unserved(Toy()) as kernel:
+        assert kernel.exchange(Opcode.GETATTR, ROOT, bytes(16)).error == errno.EIO
+        assert kernel.exchange(Opcode.INIT, 0, init_body()).error == 0
+
+
+def test_a_connection_that_ends_before_init_ends_the_mount() -> None:
+    toy = Toy()
+    with unserved(toy) as kernel:
+        pass
+    assert kernel.failure is None
+    assert [name for name, *_ in toy.calls] == ["mount", "getattr", "unmounted"]
+    assert kernel.mount.wait(0)
+
+
+# --------------------------------------------------------------------------------------- the loop
+
+
+def test_the_number_of_a_request_that_was_sent_again_comes_back_whole() -> None:
+    with FakeKernel(Toy()) as kernel:
+        again = abi.FUSE_UNIQUE_RESEND | 4712
+        assert kernel.exchange(Opcode.LOOKUP, ROOT, b"file\0", unique=again).error == 0
+
+
+@pytest.fixture
+def silent() -> Iterator[None]:
+    """Tracebacks of thousands of made-up failures are not worth formatting."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+NODES = st.sampled_from([0, 1, 2, 3, 4, 99, 1 << 63, (1 << 64) - 1])
+
+
+def check_replies(opcode: int, replies: list[Reply]) -> None:
+    known = opcode in list(MESSAGES)
+    due = MESSAGES[Opcode(opcode)].has_reply if known else True
+    assert len(replies) == due
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize("opcode", MESSAGES, ids=lambda opcode: opcode.name)
+def test_nonsense_does_not_end_a_session(opcode: Opcode) -> None:
+    with FakeKernel(Toy()) as kernel:
+        kernel.open(kernel.lookup(b"file"), flags=os.O_RDWR)
+        kernel.open(ROOT, Opcode.OPENDIR)
+
+        @settings(max_examples=15)
+        @given(nodeid=NODES, body=st.binary(max_size=200))
+        def garbage(nodeid: int, body: bytes) -> None:
+            check_replies(opcode, kernel.replies_to(opcode, nodeid, body))
+
+        garbage()
+        layout = MESSAGES[opcode].request
+        whole = request_body(opcode, {}, [b"name"] * MESSAGES[opcode].names, b"data")
+        numbers = dict.fromkeys(layout.zeros, (1 << 32) - 1) if layout is not None else {}
+        huge = request_body(opcode, numbers, [b"x" * 255], b"")
+        for body in [whole[:length] for length in range(len(whole))] + [huge]:
+            for nodeid in (ROOT, 2):
+                check_replies(opcode, kernel.replies_to(opcode, nodeid, body))
+        assert kernel.alive
+        assert kernel.ask(Opcode.GETATTR, ROOT).error == 0
+
+
+@pytest.mark.usefixtures("silent")
+def test_no_opcode_ends_a_session() -> None:
+    with FakeKernel(Toy()) as kernel:
+
+        @settings(max_examples=200)
+        @given(opcode=st.integers(0, 2**32 - 1), body=st.binary(max_size=64))
+        def garbage(opcode: int, body: bytes) -> None:
+            check_replies(opcode, kernel.replies_to(opcode, ROOT, body))
+
+        garbage()
+        assert kernel.ask(Opcode.GETATTR, ROOT).error == 0
+
+
+# ------------------------------------------------------------------------------------- exceptions
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+QUIET: list[tuple[BaseException, int]] = [
+    (FileNotFoundError(), errno.ENOENT),
+    (FileNotFoundError("no such thing"), errno.ENOENT),
+    (FileNotFoundError(errno.ENOENT, "no such thing"), errno.ENOENT),
+    (PermissionError(), errno.EACCES),
+    (PermissionError(errno.EPERM, "no"), errno.EPERM),
+    (FileExistsError("there"), errno.EEXIST),
+    (IsADirectoryError(), errno.EISDIR),
+    (NotADirectoryError(), errno.ENOTDIR),
+    (BlockingIOError(), errno.EAGAIN),
+    (InterruptedError(), errno.EINTR),
+    (TimeoutError(), errno.ETIMEDOUT),
+    (OSError(errno.EDQUOT, "full"), errno.EDQUOT),
+    (OSError(511, "the last one"), 511),
+    (NotImplementedError(), errno.ENOSYS),
+    (MemoryError(), errno.ENOMEM),
+]
+LOUD: list[tuple[BaseException, int]] = [
+    (ValueError("a mistake"), errno.EIO),
+    (KeyError("a mistake"), errno.EIO),
+    (OSError(), errno.EIO),
+    (OSError("only a text"), errno.EIO),
+    (OSError("not a", "number"), errno.EIO),
+    (RecursionError(), errno.EIO),
+    (StopIteration(), errno.EIO),
+    (NoText(), errno.EIO),
+    (SystemExit(3), errno.EIO),
+    (GeneratorExit(), errno.EIO),
+]
+FAULTY: list[tuple[BaseException, int]] = [
+    (OSError(code, ""), errno.EPROTO) for code in (-1, 0, 512, 99999, 1 << 40)
+]
+
+
+def named(value: object) -> str:
+    return repr(value) if isinstance(value, BaseException) else ""
+
+
+@pytest.mark.parametrize(("raised", "code"), QUIET + LOUD + FAULTY, ids=named)
+@pytest.mark.parametrize("operation", ["getattr", "write"])
+def test_an_exception_is_an_errno_for_the_caller_and_the_session_goes_on(
+    raised: BaseException, code: int, operation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        file = kernel.lookup(b"file")
+        toy.refuse[operation] = raised
+        if operation == "write":
+            reply = kernel.ask(Opcode.WRITE, file, data=b"x", size=1)
+        else:
+            reply = kernel.ask(Opcode.GETATTR, file)
+        assert errno.errorcode.get(reply.error, reply.error) == errno.errorcode.get(code, code)
+        assert kernel.until_quiet() == []
+        toy.refuse.clear()
+        assert kernel.ask(Opcode.GETATTR, file).error == 0
+    lines = [record for record in caplog.records if record.name == "puffs"]
+    if (raised, code) in QUIET:
+        assert lines == []
+    else:
+        (line,) = lines
+        assert bool(line.exc_info) == ((raised, code) in LOUD)
+        assert operation in line.getMessage()
+    assert len(toy.called("error")) == ((raised, code) in FAULTY)
+
+
+def test_a_failing_error_operation_does_no_harm() -> None:
+    toy = Toy()
+    toy.refuse = {"error": ValueError("and now?")}
+    toy.reply["read"] = "text"
+    with FakeKernel(toy) as kernel:
+        assert kernel.ask(Opcode.READ, kernel.lookup(b"file"), size=4).error == errno.EPROTO
+        assert kernel.ask(Opcode.GETATTR, ROOT).error == 0
+
+
+def test_a_name_that_is_not_there_may_be_remembered() -> None:
+    class Remembered(Toy):
+        negative_ttl: ClassVar[float] = 2.5
+
+    toy = Remembered()
+    with FakeKernel(toy) as kernel:
+        entry = kernel.entry(Opcode.LOOKUP, ROOT, b"nothing")
+        assert (entry["nodeid"], entry["entry_valid"], entry["entry_valid_nsec"]) == (
+            0,
+            2,
+            5 * 10**8,
+        )
+        toy.refuse["getattr"] = FileNotFoundError(errno.ENOENT, "gone")
+        assert kernel.ask(Opcode.GETATTR, ROOT).error == errno.ENOENT
+        toy.refuse["lookup"] = PermissionError(errno.EACCES, "no")
+        assert kernel.ask(Opcode.LOOKUP, ROOT, b"nothing").error == errno.EACCES
+    with FakeKernel(Toy()) as kernel:
+        assert kernel.ask(Opcode.LOOKUP, ROOT, b"nothing").error == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wire"),
+    [
+        (0, (0, 0)),
+        (-1, (0, 0)),
+        (float("nan"), (0, 0)),
+        (1e-9, (0, 1)),
+        (1.5, (1, 5 * 10**8)),
+        (puffs.FOREVER, (1 << 31, 0)),
+        (1e300, (1 << 31, 0)),
+    ],
+)
+def test_lifetimes_reach_the_kernel(seconds: float, wire: tuple[int, int]) -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        attr = toy.attrs[ROOT_COOKIE]
+        toy.reply["lookup"] = puffs.Entry(7, attr, name_ttl=seconds, attr_ttl=seconds)
+        entry = kernel.entry(Opcode.LOOKUP, ROOT, b"x")
+        assert (entry["entry_valid"], entry["entry_valid_nsec"]) == wire
+        assert (entry["attr_valid"], entry["attr_valid_nsec"]) == wire
+        toy.reply["lookup"] = puffs.Entry(8, attr, name_ttl=seconds)
+        entry = kernel.entry(Opcode.LOOKUP, ROOT, b"y")
+        assert (entry["attr_valid"], entry["attr_valid_nsec"]) == (1, 0)  # of the class
+
+
+# --------------------------------------------------------------------------- bad replies (2.7)
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+
+def dirent(name: object, **other: Any) -> list[puffs.DirEntry]:
+    return [puffs.DirEntry(name, **other)]  # type: ignore[arg-type]
+
+
+FILE = stat.S_IFREG | 0o644
+GOOD = puffs.Attr(FILE)
+NEW = {
+    Opcode.MKDIR: "mkdir",
+    Opcode.MKNOD: "mknod",
+    Opcode.SYMLINK: "symlink",
+    Opcode.CREATE: "create",
+    Opcode.TMPFILE: "tmpfile",
+}
+
+BAD: list[tuple[Opcode, str, object, str]] = [
+    (Opcode.LOOKUP, "lookup", None, "LOOKUP"),
+    (Opcode.LOOKUP, "lookup", puffs.Entry(None, GOOD), "LOOKUP"),
+    (Opcode.LOOKUP, "lookup", ROOT_COOKIE, "LOOKUP"),
+    (Opcode.LOOKUP, "lookup", puffs.Entry(ROOT_COOKIE, GOOD), "LOOKUP"),
+    (Opcode.LOOKUP, "lookup", [1], "LOOKUP"),
+    (Opcode.LOOKUP, "lookup", ("pair", [1]), "LOOKUP"),
+    (Opcode.LOOKUP, "lookup", Unhashable(), "LOOKUP"),
+    (Opcode.LOOKUP, "lookup", puffs.Entry(5, "attr"), "ERROR"),  # type: ignore[arg-type]
+    (Opcode.LOOKUP, "lookup", puffs.Entry(5, puffs.Attr(0o644)), "MAKENODE"),
+    (Opcode.LOOKUP, "getattr", None, "ERROR"),
+    (Opcode.GETATTR, "getattr", None, "ERROR"),
+    (Opcode.GETATTR, "getattr", 0o644, "ERROR"),
+    (Opcode.STATX, "getattr", None, "ERROR"),
+    (Opcode.SETATTR, "setattr", 17, "ERROR"),
+    *((opcode, name, None, "MAKENODE") for opcode, name in NEW.items()),
+    *((opcode, name, ROOT_COOKIE, "MAKENODE") for opcode, name in NEW.items()),
+    *((opcode, name, ROOT_COOKIE + 1, "MAKENODE") for opcode, name in NEW.items()),
+    *((opcode, name, [], "MAKENODE") for opcode, name in NEW.items()),
+    (Opcode.CREATE, "create", (None, "file"), "MAKENODE"),
+    (Opcode.CREATE, "create", (ROOT_COOKIE + 1, "file"), "MAKENODE"),
+    (Opcode.READ, "read", b"12345", "READ"),
+    (Opcode.READ, "read", bytearray(5), "READ"),
+    (Opcode.READ, "read", None, "READ"),
+    (Opcode.READ, "read", "text", "READ"),
+    (Opcode.WRITE, "write", 5, "WRITE"),
+    (Opcode.WRITE, "write", -1, "WRITE"),
+    (Opcode.WRITE, "write", None, "WRITE"),
+    (Opcode.WRITE, "write", 4.0, "WRITE"),
+    (Opcode.WRITE, "write", True, "WRITE"),
+    (Opcode.COPY_FILE_RANGE, "copy_file_range", 5, "WRITE"),
+    (Opcode.COPY_FILE_RANGE_64, "copy_file_range", 5, "WRITE"),
+    (Opcode.READLINK, "readlink", "a\0b", "READLINK"),
+    (Opcode.READLINK, "readlink", "", "READLINK"),
+    (Opcode.READLINK, "readlink", "x" * 4096, "READLINK"),
+    (Opcode.READLINK, "readlink", None, "READLINK"),
+    (Opcode.READDIR, "readdir", dirent("a/b"), "READDIR"),
+    (Opcode.READDIR, "readdir", dirent("a\0b"), "READDIR"),
+    (Opcode.READDIR, "readdir", dirent(""), "READDIR"),
+    (Opcode.READDIR, "readdir", dirent("x" * 256), "READDIR"),
+    (Opcode.READDIR, "readdir", dirent(b"bytes"), "READDIR"),
+    (Opcode.READDIR, "readdir", [7], "READDIR"),
+    (Opcode.READDIR, "readdir", dirent("a", next=1) + dirent("b", next=-1), "READDIR"),
+    (Opcode.READDIR, "readdir", dirent("a", next=(1 << 63) - 2), "READDIR"),
+    (Opcode.READDIRPLUS, "readdir", dirent("a/b"), "READDIR"),
+    (Opcode.READDIRPLUS, "readdir", dirent("a", entry=puffs.Entry(None, GOOD)), "LOOKUP"),
+    (Opcode.READDIRPLUS, "readdir", dirent("a", entry=puffs.Entry(ROOT_COOKIE, GOOD)), "LOOKUP"),
+    (Opcode.GETXATTR, "getxattr", "text", "GETEXTATTR"),
+    (Opcode.GETXATTR, "getxattr", bytes(65537), "GETEXTATTR"),
+    (Opcode.LISTXATTR, "listxattr", "user.a", "LISTEXTATTR"),
+    (Opcode.LISTXATTR, "listxattr", ["a\0b"], "LISTEXTATTR"),
+    (Opcode.LISTXATTR, "listxattr", [""], "LISTEXTATTR"),
+    (Opcode.LSEEK, "seek", -1, "ERROR"),
+    (Opcode.LSEEK, "seek", None, "ERROR"),
+    (Opcode.IOCTL, "ioctl", b"12345", "ERROR"),
+    (Opcode.IOCTL, "ioctl", "text", "ERROR"),
+    (Opcode.STATFS, "statvfs", 1, "ERROR"),
+]
+"""Opcode, operation, what it returns, and the kind that the file server is told."""
+
+BAD_BUT_A_MISTAKE: list[tuple[Opcode, str, object]] = [
+    # Numbers that no field of a reply holds: an error for the caller and a traceback.
+    (Opcode.LOOKUP, "lookup", puffs.Entry(5, puffs.Attr(FILE, ino=-1))),
+    (Opcode.LOOKUP, "lookup", puffs.Entry(5, puffs.Attr(FILE, ino=1 << 64))),
+    (Opcode.LOOKUP, "lookup", puffs.Entry(5, GOOD, name_ttl="long")),  # type: ignore[arg-type]
+    (Opcode.MKDIR, "mkdir", puffs.Entry(5, puffs.Attr(FILE, ino=-1))),
+    (Opcode.CREATE, "create", (puffs.Entry(5, puffs.Attr(FILE, ino=-1)), "file")),
+    (Opcode.GETATTR, "getattr", puffs.Attr(FILE, ino=-1)),
+    (Opcode.READDIRPLUS, "readdir", dirent("a", entry=puffs.Entry(5, puffs.Attr(FILE, ino=-1)))),
+    (Opcode.READDIRPLUS, "readdir", dirent("a", ino=-1, entry=puffs.Entry(5, GOOD))),
+    (Opcode.READDIR, "readdir", dirent("a", ino=-1)),
+    (Opcode.POLL, "poll", None),
+    (Opcode.OPEN, "open", puffs.Open("file", direct_io=[])),  # type: ignore[arg-type]
+    (Opcode.OPENDIR, "opendir", puffs.Open("file", direct_io=[])),  # type: ignore[arg-type]
+]
+
+
+def ask_on(kernel: FakeKernel, toy: Toy, opcode: Opcode) -> Callable[[], Reply]:
+    """A request of this opcode that succeeds unless the file server spoils it."""
+    file, link = kernel.lookup(b"file"), kernel.lookup(b"link")
+    fh, dh = kernel.open(file, flags=os.O_RDWR), kernel.open(ROOT, Opcode.OPENDIR)
+    toy.calls.clear()
+    asked: dict[Opcode, Callable[[], Reply]] = {
+        Opcode.LOOKUP: lambda: kernel.ask(Opcode.LOOKUP, ROOT, b"dir"),
+        Opcode.GETATTR: lambda: kernel.ask(Opcode.GETATTR, file),
+        Opcode.STATX: lambda: kernel.ask(Opcode.STATX, file),
+        Opcode.SETATTR: lambda: kernel.ask(Opcode.SETATTR, file, valid=1, mode=0o600),
+        Opcode.MKNOD: lambda: kernel.ask(Opcode.MKNOD, ROOT, b"new", mode=FILE),
+        Opcode.SYMLINK: lambda: kernel.ask(Opcode.SYMLINK, ROOT, b"new", b"target"),
+        Opcode.READ: lambda: kernel.ask(Opcode.READ, file, fh=fh, size=4),
+        Opcode.WRITE: lambda: kernel.ask(Opcode.WRITE, file, data=b"1234", fh=fh, size=4),
+        Opcode.COPY_FILE_RANGE: lambda: kernel.ask(
+            opcode, file, fh_in=fh, nodeid_out=file, fh_out=fh, len=4
+        ),
+        Opcode.COPY_FILE_RANGE_64: lambda: kernel.ask(
+            opcode, file, fh_in=fh, nodeid_out=file, fh_out=fh, len=4
+        ),
+        Opcode.READLINK: lambda: kernel.ask(Opcode.READLINK, link),
+        Opcode.READDIR: lambda: kernel.ask(opcode, ROOT, fh=dh, size=4096),
+        Opcode.READDIRPLUS: lambda: kernel.ask(opcode, ROOT, fh=dh, size=4096),
+        Opcode.GETXATTR: lambda: kernel.ask(Opcode.GETXATTR, file, b"user.a"),
+        Opcode.LISTXATTR: lambda: kernel.ask(Opcode.LISTXATTR, file),
+        Opcode.LSEEK: lambda: kernel.ask(Opcode.LSEEK, file, fh=fh, whence=os.SEEK_HOLE),
+        Opcode.IOCTL: lambda: kernel.ask(Opcode.IOCTL, file, fh=fh, out_size=4),
+        Opcode.STATFS: lambda: kernel.ask(Opcode.STATFS, ROOT),
+        Opcode.POLL: lambda: kernel.ask(Opcode.POLL, file, fh=fh),
+        Opcode.OPEN: lambda: kernel.ask(Opcode.OPEN, file),
+        Opcode.OPENDIR: lambda: kernel.ask(Opcode.OPENDIR, ROOT),
+    }
+    return asked.get(opcode, lambda: kernel.ask(opcode, ROOT, b"new"))
+
+
+def counts(kernel: FakeKernel) -> dict[object, tuple[int, int]]:
+    """By cookie, how often the kernel half thinks that the kernel knows it and has it open."""
+    return {vnode.cookie: (vnode.lookups, vnode.opens) for vnode in kernel.mount.vnodes}
+
+
+def shown(value: object) -> str:
+    return value.name if isinstance(value, Opcode) else repr(value)[:40]
+
+
+@pytest.mark.parametrize(("opcode", "operation", "reply", "kind"), BAD, ids=shown)
+def test_a_bad_reply_is_a_protocol_error(
+    opcode: Opcode,
+    operation: str,
+    reply: object,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        ask = ask_on(kernel, toy, opcode)
+        before = counts(kernel)
+        toy.reply[operation] = reply
+        assert errno.errorcode.get(ask().error) == "EPROTO"
+        (fault,) = toy.called("error")
+        assert fault[0] == kind
+        assert fault[2]  # for people
+        assert counts(kernel) == before
+        assert [record.exc_info for record in caplog.records] == [None]
+        toy.reply.clear()
+        assert kernel.ask(Opcode.GETATTR, ROOT).error == 0
+        assert kernel.until_quiet() == []
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize(("opcode", "operation", "reply"), BAD_BUT_A_MISTAKE, ids=shown)
+def test_a_mistaken_reply_leaves_nothing_counted(
+    opcode: Opcode, operation: str, reply: object
+) -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        ask = ask_on(kernel, toy, opcode)
+        before = counts(kernel)
+        toy.reply[operation] = reply
+        assert ask().error in (errno.EIO, errno.EPROTO)
+        toy.reply.clear()
+        assert counts(kernel) == before
+        assert kernel.until_quiet() == []
+    made = len(toy.called("open")) + len(toy.called("create")) + len(toy.called("opendir"))
+    closed = len(toy.called("close")) + len(toy.called("closedir"))
+    assert closed == made + 2  # what the test had opened before counting
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (puffs.Entry(5, puffs.Attr(FILE, ino=-1)), "file"),
+        (puffs.Entry(5, GOOD, attr_ttl="long"), "file"),  # type: ignore[arg-type]
+        (5, "file"),  # of which getattr knows nothing
+        (5, puffs.Open("file", direct_io=[])),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+def test_what_create_opened_is_closed_when_its_reply_is_bad(reply: object) -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        kernel.lookup(b"file")
+        toy.reply["create"] = reply
+        assert kernel.ask(Opcode.CREATE, ROOT, b"new").error in (errno.EPROTO, errno.EIO)
+        assert [args[1] for args in toy.called("close")] == ["file"]
+
+
+@pytest.mark.usefixtures("silent")
+def test_an_open_file_of_a_class_without_open_and_close_is_refused_and_not_counted() -> None:
+    class Confused(Bare):
+        def create(
+            self, dir: int, name: str, attr: puffs.Attr, flags: int, cred: puffs.Cred
+        ) -> tuple[int, object]:
+            return 7, "file"
+
+    with FakeKernel(Confused()) as kernel:
+        before = counts(kernel)
+        assert kernel.ask(Opcode.CREATE, ROOT, b"new").error == errno.EPROTO
+        assert counts(kernel) == before
+
+
+@pytest.mark.usefixtures("silent")
+def test_a_lock_that_cannot_be_given_back_does_not_keep_the_file_open() -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        file = kernel.lookup(b"file")
+        fh = kernel.open(file)
+        toy.refuse["advlock"] = OSError(errno.ENOLCK, "no locks")
+        kernel.ask(Opcode.RELEASE, file, fh=fh, release_flags=abi.FUSE_RELEASE_FLOCK_UNLOCK)
+        assert len(toy.called("close")) == len(toy.called("inactive")) == 1
+
+
+def test_a_class_with_fsyncdir_alone_can_be_mounted() -> None:
+    class Odd(Bare):
+        def fsyncdir(self, dir: int, datasync: bool, file: object) -> None:
+            pass
+
+    with FakeKernel(Odd()) as kernel:
+        assert kernel.ask(Opcode.FSYNCDIR, ROOT).error == errno.ENOSYS
+
+
+# ------------------------------------------------------------------------- data that is kept
+
+
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda data: data,
+        lambda data: data[:],
+        lambda data: data[1:3],
+        lambda data: memoryview(data),
+        lambda data: data[2:].cast("B"),
+        lambda data: iter(data),
+    ],
+    ids=["itself", "whole", "slice", "view", "cast", "iterator"],
+)
+def test_data_that_is_kept_never_shows_another_request(
+    keep: Callable[[memoryview], Any], failing: bool
+) -> None:
+    kept: list[Any] = []
+
+    class Keeper(Toy):
+        def write(self, node: int, offset: int, data: memoryview, file: object) -> int:
+            kept.append(keep(data))
+            if failing and offset:
+                raise OSError(errno.ENOSPC, "full")
+            return len(data)
+
+        def operations(self) -> dict[str, Callable[..., Any]]:
+            return {**super().operations(), "write": self.write}
+
+    toy = Keeper()
+    kept.clear()
+    with FakeKernel(toy) as kernel:
+        file = kernel.lookup(b"file")
+        for at, data in enumerate((b"aaaa", b"bbbb", b"cccc")):
+            reply = kernel.ask(Opcode.WRITE, file, data=data, offset=at, size=4)
+            assert reply.error == (errno.ENOSPC if failing and at else 0)
+            assert kernel.until_quiet() == []
+        for view, byte in zip(kept, b"abc", strict=True):
+            try:
+                seen = set(view)
+            except ValueError:  # released: using it raises
+                continue
+            assert seen <= {byte}
+        assert kernel.ask(Opcode.GETATTR, ROOT).error == 0
+        kept.clear()
+
+
+# ----------------------------------------------------------------------------------- the end
+
+
+def test_everything_is_given_back_at_the_end_in_order() -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        file, dir = kernel.lookup(b"file"), kernel.lookup(b"dir")
+        kernel.open(file)
+        kernel.open(file, flags=os.O_RDWR)
+        kernel.open(dir, Opcode.OPENDIR)
+        kernel.ask(Opcode.CREATE, ROOT, b"new")
+        toy.calls.clear()
+    names = [name for name, *_ in toy.calls]
+    assert names[-1] == "unmounted"
+    assert names.count("unmounted") == names.count("sync") == 1
+    opened = [args[1] for args in toy.called("close")]
+    assert opened == ["file 0", "file 1", "file 3"]  # each open file, once
+    assert [args[1] for args in toy.called("closedir")] == ["directory 2"]
+    new = toy.names[ROOT_COOKIE, "new"]
+    cookies = [toy.names[ROOT_COOKIE, "file"], toy.names[ROOT_COOKIE, "dir"], new]
+    assert sorted(args[0] for args in toy.called("inactive")) == cookies
+    assert sorted(args[0] for args in toy.called("reclaim")) == cookies
+    order = ["close", "sync", "reclaim"]
+    assert [name for name in dict.fromkeys(names) if name in order] == order
+    for cookie in cookies:
+        assert names.index("inactive") < toy.calls.index(("reclaim", cookie))
+
+
+@pytest.mark.usefixtures("silent")
+@pytest.mark.parametrize(
+    "operation", ["sync", "close", "closedir", "inactive", "reclaim", "unmounted"]
+)
+def test_no_failure_keeps_the_end_from_coming(operation: str) -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        file = kernel.lookup(b"file")
+        for _ in range(2):
+            kernel.open(file)
+            kernel.open(ROOT, Opcode.OPENDIR)
+        toy.refuse[operation] = ValueError("a mistake")
+        toy.calls.clear()
+    assert kernel.mount.wait(0)
+    called = [name for name, *_ in toy.calls]
+    assert [called.count(name) for name in ("close", "closedir", "unmounted")] == [2, 2, 1]
+    assert called[-1] == "unmounted"
+
+
+# --------------------------------------------------------------------- other threads, notifications
+
+
+def test_a_notification_is_written_and_its_outcome_told() -> None:
+    with FakeKernel(Toy()) as kernel:
+        notice = kernel.session.invalidate_name(ROOT, "näme\udcff")
+        told = kernel.receive()
+        assert (told.unique, told.error) == (0, Notify.INVAL_ENTRY)
+        name = "näme".encode() + b"\xff"
+        assert told.body == abi.NOTIFY_INVAL_ENTRY_OUT.pack(parent=1, namelen=6) + name + b"\0"
+        notice.result(10)
+        notice = kernel.session.invalidate_pages(9, 4096, 0)
+        told = kernel.receive()
+        assert (told.unique, told.error) == (0, Notify.INVAL_INODE)
+        assert told.body == abi.NOTIFY_INVAL_INODE_OUT.pack(ino=9, off=4096, len=0)
+        notice.result(10)
+    kernel.session.invalidate_name(ROOT, "late").result(10)  # nobody to be told: no error
+
+
+def test_who_polls_is_woken_by_whoever_calls_wake() -> None:
+    wakes: list[Any] = []
+
+    class Pollable(Toy):
+        def poll(self, node: int, events: int, file: object, wake: Any) -> int:
+            wakes.append(wake)
+            return 0
+
+    with FakeKernel(Pollable()) as kernel:
+        file = kernel.lookup(b"file")
+        fh = kernel.open(file)
+        kernel.ask(Opcode.POLL, file, fh=fh, kh=77, flags=abi.FUSE_POLL_SCHEDULE_NOTIFY)
+        waker = threading.Thread(target=wakes[0])
+        waker.start()
+        told = kernel.receive()
+        waker.join()
+        assert (told.unique, told.error) == (0, Notify.POLL)
+        assert told.body == abi.NOTIFY_POLL_WAKEUP_OUT.pack(kh=77)
+
+
+def test_waiting_for_a_notification_inside_an_operation_is_an_error() -> None:
+    class Waiting(Toy):
+        session: ClassVar[Any] = None
+
+        def setattr(self, *args: Any) -> puffs.Attr:
+            self.session.invalidate_name(ROOT, "x").result()
+            raise AssertionError("it waited")
+
+    with FakeKernel(Waiting()) as kernel:
+        Waiting.session = kernel.session
+        unique = kernel.send_bytes(Opcode.SETATTR, ROOT, bytes(88))
+        answers = {reply.unique: reply for reply in (kernel.receive(), kernel.receive())}
+        assert answers[unique].error == errno.EIO
+        assert answers[0].error == Notify.INVAL_ENTRY  # it is sent all the same
+
+
+def test_a_call_from_another_thread_runs_where_operations_run() -> None:
+    with FakeKernel(Toy()) as kernel:
+        results: list[object] = []
+
+        def call() -> None:
+            results.append(kernel.session.call(threading.get_native_id))
+            with pytest.raises(ZeroDivisionError):
+                kernel.session.call(lambda: 1 // 0)
+            results.append("done")
+
+        caller = threading.Thread(target=call)
+        caller.start()
+        while caller.is_alive():  # a kernel sends STATFS when statvfs(2) is called for the mount
+            kernel.ask(Opcode.STATFS, ROOT)
+        assert results[1] == "done"
+        assert results[0] not in (caller.native_id, threading.get_native_id())
+    with pytest.raises(OSError, match="not mounted any more") as caught:
+        kernel.session.call(len, "")
+    assert caught.value.errno == errno.ENXIO
+
+
+def test_inside_an_operation_nothing_waits_for_the_session() -> None:
+    class Impatient(Toy):
+        kernel: ClassVar[Any] = None
+
+        def setattr(self, *args: Any) -> puffs.Attr:
+            for impossible in (
+                lambda: self.kernel.session.call(len, ""),
+                self.kernel.mount.sync,
+                self.kernel.mount.unmount,
+                lambda: self.kernel.mount.unmount(force=True),
+            ):
+                with pytest.raises(OSError) as caught:
+                    impossible()
+                assert caught.value.errno == errno.EDEADLK
+            raise OSError(errno.EDOM, "all was as it should be")
+
+    with FakeKernel(Impatient()) as kernel:
+        Impatient.kernel = kernel
+        assert errno.errorcode.get(kernel.ask(Opcode.SETATTR, ROOT).error) == "EDOM"

@@ -1,0 +1,32 @@
+"""Every call, on every kind of path, by root and by an ordinary user: as the real `os` has it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from puffs.fs.mem import MemFS
+from tests.local import differential
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="chroot(2) and becoming another user need root"
+)
+
+
+@pytest.mark.parametrize("call", differential.CALLS)
+@pytest.mark.parametrize("who", ["root", "user"])
+def test_as_os(who: str, call: str, tmp_path: Path) -> None:
+    caller = {"root": differential.ROOT, "user": differential.USER}[who]
+    function = differential.CALLS[call]
+    expected = differential.real(caller, str(tmp_path), function)
+    found = differential.in_process(caller, MemFS, function)
+    differences = {}
+    for path, (said, state) in expected.items():
+        here, state_here = found[path]
+        if said != here:
+            differences[path] = f"os: {said!r}; puffs: {here!r}"
+        elif state != state_here:
+            differences[path] = f"afterwards, os: {state!r}; puffs: {state_here!r}"
+    assert not differences, "\n".join(
+        f"{path[:40]!r}: {how}"[:400] for path, how in differences.items()
+    )
