@@ -665,6 +665,28 @@ def test_no_failure_keeps_the_end_from_coming(operation: str) -> None:
     assert called[-1] == "unmounted"
 
 
+def test_an_unmount_during_the_end_waits_for_it() -> None:
+    goon, syncing = threading.Event(), threading.Event()
+
+    class Slow(Toy):
+        def sync(self, wait: bool, cred: puffs.Cred) -> None:
+            syncing.set()
+            assert goon.wait(10)
+
+    toy = Slow()
+    kernel = FakeKernel(toy)
+    ending = threading.Thread(target=kernel.close)
+    ending.start()
+    assert syncing.wait(10)
+    unmounting = threading.Thread(target=kernel.mount.unmount)
+    unmounting.start()
+    goon.set()
+    ending.join(10)
+    unmounting.join(10)
+    assert not unmounting.is_alive()
+    assert toy.called("unmounted") == [[]]
+
+
 # --------------------------------------------------------------------- other threads, notifications
 
 

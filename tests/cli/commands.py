@@ -28,7 +28,7 @@ def puffs(*arguments: str | Path, cwd: Path | None = None) -> "subprocess.Comple
 def succeeds(*command: str | Path, cwd: Path | None = None) -> str:
     """Run a command that must have nothing to complain about; return what it prints."""
     done = run(*command, cwd=cwd)
-    assert (done.returncode, done.stderr) == (0, ""), command
+    assert (done.returncode, done.stderr) == (0, ""), (command, done)
     return done.stdout
 
 

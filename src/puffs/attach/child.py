@@ -15,7 +15,9 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from puffs.attach.fuse.mountpoint import MountError
+from puffs.attach.fuse.mountinfo import find_mount
+from puffs.attach.fuse.mounting import unmount
+from puffs.attach.fuse.mountpoint import MountError, is_stale, resolve
 from puffs.kernel.mount import Mount
 
 logger = logging.getLogger("puffs")
@@ -51,7 +53,8 @@ class ChildMount:
                     _raise_for(refusal)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it has been unmounted by somebody else and has ended
-            self._reap()
+            if self._reap() < 0:  # killed: nobody is left to unmount
+                _clear_away(self.mountpoint)
 
     def wait(self) -> int:
         """Wait until the child has ended, after an unmount by anybody.
@@ -74,6 +77,13 @@ class ChildMount:
 
     def __exit__(self, *exc: object) -> None:
         self.unmount(force=True)
+
+
+def _clear_away(mountpoint: str) -> None:
+    """Unmount what is mounted there if it is a mount of ours whose server has gone."""
+    found = find_mount(resolve(mountpoint))
+    if found is not None and found.is_ours and is_stale(mountpoint):
+        unmount(mountpoint, lazy=True)
 
 
 def spawn(run: Run, mountpoint: str) -> ChildMount:

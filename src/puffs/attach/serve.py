@@ -7,15 +7,16 @@ import atexit
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Literal, cast, overload
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.fuse.mounting import MountError, mount_fuse, unmount
 from puffs.attach.fuse.mountpoint import check_mountpoint
-from puffs.attach.fuse.options import MountOptions, parse_options
+from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.attach.fuse.syscalls import MS_RDONLY
 from puffs.attach.fuse.watcher import Watcher
@@ -51,7 +52,7 @@ def run(
     change in place. Raises `MountError` when it cannot be mounted, and what the file server's
     `mount` raises.
     """
-    mount, serve = _attach(fs, mountpoint, options, on_ready, on_table)
+    mount, serve = _Request(fs, mountpoint, options, on_ready, on_table).attach()
     if threading.current_thread() is not threading.main_thread():
         serve()
         return
@@ -105,7 +106,10 @@ def mount(
             os.path.abspath(mountpoint),
         )
     ready = threading.Event()
-    mounted, serve = _attach(fs, mountpoint, options, lambda mount: ready.set(), on_table)
+    request = _Request(fs, mountpoint, options, lambda mount: ready.set(), on_table)
+    if _in_event_loop() and (not hasattr(fs, "operations") or cast(Servable, fs).asynchronous):
+        return _LoopMount(request)
+    mounted, serve = request.attach()
     failure: list[BaseException] = []
 
     def serve_here() -> None:
@@ -124,62 +128,184 @@ def mount(
     ready.wait()
     if failure:
         raise failure[0]
-    atexit.register(_unmount_at_exit, mounted)
+    atexit.register(_unmount_at_exit, mounted, os.getpid())
     return mounted
 
 
-def _attach(
-    fs: Server,
-    mountpoint: str | os.PathLike[str],
-    options: Options,
-    on_ready: Callable[[Mount], None],
-    on_table: OnTable | None,
-) -> tuple[Mount, Callable[[], None]]:
-    """Build the kernel half and mount it; returns it with what serves it until it is unmounted.
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `run` or `mount` was asked for."""
 
-    On failure nothing is left, and the file server has been told.
-    """
-    wanted = _parsed(options)
-    server = _built(fs)
-    asked = MountArgs(
-        server.name or type(server).__name__.lower(), request_size=wanted.max_write or 0
-    )
-    mount = Mount(server, asked)
-    try:
-        path = check_mountpoint(mountpoint, mount.root_type)
-        if wanted.default_permissions is None:
-            wanted = replace(wanted, default_permissions="access" not in mount.ops)
-        if mount.read_only:
-            wanted = replace(wanted, flags=wanted.flags | MS_RDONLY)
-        fd = mount_fuse(
-            path,
-            wanted,
-            fsname=mount.args.name,
-            subtype=f"puffs.{mount.name}",
-            rootmode=mount.root_type,
-        )
-        watcher = _watched(path, fd) if wanted.auto_unmount else None
-    except BaseException:
-        mount.abandon()
-        raise
-    mount.mountpoint = path
-    session = Session(
-        mount,
-        fd,
-        path,
-        max_write=mount.args.request_size,
-        on_ready=lambda: on_ready(mount),
-        on_table=on_table,
-    )
+    fs: Server
+    mountpoint: str | os.PathLike[str]
+    options: Options
+    on_ready: Callable[[Mount], None]
+    on_table: OnTable | None
 
-    def serve() -> None:
+    def attach(self) -> tuple[Mount, Callable[[], None]]:
+        """Build the kernel half and mount it.
+
+        Returns it with what serves it until it is unmounted. On failure nothing is left, and the
+        file server has been told.
+        """
+        server, args = self.built()
+        if server.asynchronous:
+            return self._attach_async(server, args)
+        mount = Mount(server, args)
+        session, watcher = self.connect(mount)
+
+        def serve() -> None:
+            try:
+                session.serve(self.wanted().threads)
+            finally:
+                if watcher is not None:
+                    watcher.stop()
+
+        return mount, serve
+
+    def _attach_async(self, server: Servable, args: MountArgs) -> tuple[Mount, Callable[[], None]]:
+        """The same for a file server with `async def` operations: it gets a loop of its own."""
+        import asyncio
+
+        from puffs.attach.fuse.aio import ServingLoop
+        from puffs.attach.fuse.aio import serve as serve_session
+
+        runner = asyncio.Runner(loop_factory=ServingLoop)
+
+        def finish(result: Any) -> Any:
+            return runner.run(result) if asyncio.iscoroutine(result) else result
+
         try:
-            session.serve()
-        finally:
-            if watcher is not None:
-                watcher.stop()
+            mount = Mount(server, args, finish=finish)
+            session, watcher = self.connect(mount)
+        except BaseException:
+            runner.close()
+            raise
 
-    return mount, serve
+        def serve() -> None:
+            try:
+                runner.run(serve_session(session))
+            finally:
+                runner.close()
+                if watcher is not None:
+                    watcher.stop()
+
+        return mount, serve
+
+    def wanted(self) -> MountOptions:
+        """The mount options."""
+        if isinstance(self.options, MountOptions):
+            return self.options
+        return parse_options([self.options] if isinstance(self.options, str) else self.options)
+
+    def built(self) -> tuple[Servable, MountArgs]:
+        """The file server (a class or a function is called for it), and what is asked for it."""
+        wanted = self.wanted()
+        server = self.fs
+        if isinstance(server, type) or not hasattr(server, "operations"):
+            server = cast(Callable[[], Servable], server)()
+        server = cast(Servable, server)
+        if server.asynchronous and wanted.threads > 1:
+            raise OptionError(
+                "threads: this file server has async def operations, which one thread serves"
+            )
+        name = server.name or type(server).__name__.lower()
+        return server, MountArgs(name, request_size=wanted.max_write or 0)
+
+    def connect(self, mount: Mount) -> tuple[Session, Watcher | None]:
+        """Mount what the kernel half is built for. On failure that is told."""
+        wanted = self.wanted()
+        try:
+            path = check_mountpoint(self.mountpoint, mount.root_type)
+            if wanted.default_permissions is None:
+                wanted = replace(wanted, default_permissions="access" not in mount.ops)
+            if mount.read_only:
+                wanted = replace(wanted, flags=wanted.flags | MS_RDONLY)
+            fd = mount_fuse(
+                path,
+                wanted,
+                fsname=mount.args.name,
+                subtype=f"puffs.{mount.name}",
+                rootmode=mount.root_type,
+            )
+            watcher = _watched(path, fd) if wanted.auto_unmount else None
+        except BaseException:
+            mount.abandon()
+            raise
+        mount.mountpoint = path
+        session = Session(
+            mount,
+            fd,
+            path,
+            max_write=mount.args.request_size,
+            on_ready=lambda: self.on_ready(mount),
+            on_table=self.on_table,
+        )
+        return session, watcher
+
+
+class _LoopMount(Mount):
+    """A mount that the running event loop serves: made and mounted by `async with`."""
+
+    def __init__(self, request: _Request) -> None:
+        self._request = request
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(
+            "inside a running event loop, a file server with async def operations is mounted by "
+            "`async with puffs.mount(...)`"
+        )
+
+    def __enter__(self) -> Mount:
+        return cast(Mount, self.status)  # which raises, as all else does before it is mounted
+
+    async def __aenter__(self) -> Mount:
+        import asyncio
+
+        from puffs.attach.fuse.aio import serve as serve_session
+
+        request, loop = self._request, asyncio.get_running_loop()
+        ready: asyncio.Future[None] = loop.create_future()
+
+        def finish(result: Any) -> Any:
+            if asyncio.iscoroutine(result):
+                return asyncio.run_coroutine_threadsafe(result, loop).result()
+            return result
+
+        def build() -> tuple[Session, Watcher | None]:
+            server, args = request.built()
+            Mount.__init__(self, server, args, finish=finish)
+            return replace(request, on_ready=lambda _: ready.set_result(None)).connect(self)
+
+        session, watcher = await asyncio.to_thread(build)
+        self._task = asyncio.ensure_future(serve_session(session))
+        self._watcher = watcher
+        await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
+        if self._task.done():
+            await self._task
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        import asyncio
+
+        try:
+            await super().__aexit__(*exc)
+            await self._task
+        finally:
+            if self._watcher is not None:
+                await asyncio.to_thread(self._watcher.stop)
+
+
+def _in_event_loop() -> bool:
+    """Whether an asyncio event loop runs on this thread; without importing asyncio to find out."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _watched(mountpoint: str, fd: int) -> Watcher:
@@ -190,19 +316,6 @@ def _watched(mountpoint: str, fd: int) -> Watcher:
         os.close(fd)
         unmount(mountpoint, lazy=True)
         raise
-
-
-def _built(fs: Server) -> Servable:
-    """The file server itself: a class or a function is called for it."""
-    if isinstance(fs, type) or not hasattr(fs, "operations"):
-        return cast(Callable[[], Servable], fs)()
-    return cast(Servable, fs)
-
-
-def _parsed(options: Options) -> MountOptions:
-    if isinstance(options, MountOptions):
-        return options
-    return parse_options([options] if isinstance(options, str) else options)
 
 
 def _end(mount: Mount, number: int) -> None:
@@ -219,7 +332,9 @@ def _end(mount: Mount, number: int) -> None:
     threading.Thread(target=unmount, name="puffs-unmount", daemon=True).start()
 
 
-def _unmount_at_exit(mount: Mount) -> None:
+def _unmount_at_exit(mount: Mount, pid: int) -> None:
+    if os.getpid() != pid:  # forked from the process that serves
+        return
     try:
         mount.unmount(force=True)
     except OSError as exc:

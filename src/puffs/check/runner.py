@@ -30,7 +30,7 @@ START_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 2.0
 """How much longer than its limit a worker may take, to print where it stands, and to be killed."""
 OUTPUT_MAX: Final = 4000
-"""How much of what a file server writes during one check is kept: the last bytes of it."""
+"""How much of what a file server writes during one check is kept: characters at the end of it."""
 
 _LINE: Final = re.compile(r'/battery/(\w+\.py)", line (\d+)')
 """The line of a check in a traceback of faulthandler."""
@@ -201,10 +201,10 @@ class WorkerProcess:
     def output(self) -> str:
         """What has been printed since this was asked the last time."""
         size = os.fstat(self._log).st_size
-        start = max(self._seen, size - OUTPUT_MAX)
+        start = max(self._seen, size - 16 * OUTPUT_MAX)
         self._seen = size
         text = os.pread(self._log, size - start, start).decode(errors="replace")
-        return _OURS.sub("", text).strip()
+        return _OURS.sub("", text).strip()[-OUTPUT_MAX:]
 
     # -------------------------------------------------------------------------------------- its end
 

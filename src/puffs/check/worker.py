@@ -184,16 +184,16 @@ class Worker:
     def _verdict(self, check: Check) -> Verdict:
         try:
             target = self._target(check)
+            in_root = not target.directory and check.needs & CHANGING
+            if in_root and ("readdir" not in self._operations or target.listdir()):
+                return Verdict(Outcome.LEFT_OUT, "no empty directory to work in, and no mkdir")
         except OSError as exc:
             return Verdict(Outcome.ERROR, f"there is no directory to work in: {_in_words(exc)}")
-        if target.directory:
-            return verdict_of(check, target)
-        if check.needs & CHANGING and target.listdir():
-            return Verdict(Outcome.LEFT_OUT, "without mkdir there is no empty directory to work in")
         try:
             return verdict_of(check, target)
         finally:
-            _empty(target, "/")
+            if in_root:
+                _empty(target, "/")
 
     def _target(self, check: Check) -> Target:
         """A directory of its own for the check; the root, where none can be made."""

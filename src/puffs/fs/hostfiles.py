@@ -330,11 +330,10 @@ class HostFiles:
         idle = self._idle
         while len(idle) > limit:
             node, _ = idle.popitem(last=False)
-            assert node.descriptor is not None
             if node.used:
                 node.used = False
                 idle[node] = None
-            elif os.stat(node.descriptor).st_nlink == 0 and len(self._nameless) < self.limit:
+            elif len(self._nameless) < self.limit and _is_nameless(node):
                 self._nameless.add(node)
             else:
                 node.descriptor = None
@@ -396,6 +395,14 @@ class HostFiles:
         except OSError:
             return None
         return handles
+
+
+def _is_nameless(node: Node) -> bool:
+    assert node.descriptor is not None
+    try:
+        return os.stat(node.descriptor).st_nlink == 0
+    except OSError:
+        return False
 
 
 def _stale() -> OSError:

@@ -16,7 +16,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -183,12 +183,23 @@ class Mount:
     def abandon(self) -> None:
         """No host could be connected: end it, as if it had been unmounted."""
         self.status = Status.DYING
-        self._end()
+        for name, args in self._farewell():
+            self.tell(name, *args)
+        self.gone()
 
     def detached(self, attachment: Attachment) -> None:
         """An attachment has lost its host.
 
         The last one ends the mount: every node is reclaimed, then `unmounted`.
+        """
+        for name, args in self.last_words(attachment):
+            self.tell(name, *args)
+        self.gone()
+
+    def last_words(self, attachment: Attachment) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """The messages that end the mount, if `attachment` was its last one: for `tell`, in order.
+
+        `gone` comes after them. For attachments that must wait for each in a way of their own.
         """
         with self._attaching:
             if attachment not in self._attachments:
@@ -199,13 +210,18 @@ class Mount:
             running = self.status is Status.RUNNING
             self.status = Status.DYING
         if running:
-            self.tell("sync", True, Cred.current())
-        self._end()
+            yield "sync", (True, Cred.current())
+        yield from self._farewell()
 
-    def _end(self) -> None:
-        self.vnodes.clear()
-        self.tell("unmounted")
-        self._gone.set()
+    def gone(self) -> None:
+        """The last words have been said: if there is no attachment left, the mount is gone."""
+        if self.status is Status.DYING and not self._attachments:
+            self._gone.set()
+
+    def _farewell(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        for name, cookie in self.vnodes.clear():
+            yield name, (cookie,)
+        yield "unmounted", ()
 
     def unmount(self, force: bool = False) -> None:
         """Unmount: ask the file server, take the mount from every host, and wait until it is gone.
@@ -225,8 +241,12 @@ class Mount:
                 self.status is Status.RUNNING
             ):  # U5, improved: in MOUNTING nobody is asked and nobody refuses
                 self._ask_unmount(force)
-            attached = list(self._attachments)
-            if not attached:
+            with self._attaching:
+                attached = list(self._attachments)
+                idle = not attached and self.status is not Status.DYING
+                if idle:
+                    self.status = Status.DYING
+            if idle:
                 self.abandon()
             for attachment in attached:
                 attachment.detach(force)
@@ -243,6 +263,14 @@ class Mount:
 
     def __exit__(self, *exc: object) -> None:
         self.unmount(force=True)
+
+    async def __aenter__(self) -> "Mount":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        from asyncio import to_thread
+
+        await to_thread(self.unmount, force=True)  # the loop has to go on meanwhile
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function` where the file server's operations run, and return what it returns."""

@@ -186,17 +186,20 @@ class VnodeTable:
         with self._lock:
             return any(vnode.opens for vnode in self.by_nodeid.values())
 
-    def clear(self) -> None:
-        """The mount goes: make open nodes inactive and reclaim every node but the root (U2, U3)."""
+    def clear(self) -> Iterator[tuple[str, Cookie]]:
+        """The mount goes: open nodes become inactive and all but the root are reclaimed (U2, U3).
+
+        Yields these messages for the file server, by operation and cookie.
+        """
         with self._lock:
             vnodes = list(self.by_nodeid.values())
             self.by_nodeid.clear()
             self._by_cookie.clear()
         for vnode in vnodes:
-            if vnode.opens and self._inactive is not None:
-                self._inactive(vnode.cookie)
-            if vnode.nodeid != ROOT_ID and self._reclaim is not None:
-                self._reclaim(vnode.cookie)
+            if vnode.opens:
+                yield "inactive", vnode.cookie
+            if vnode.nodeid != ROOT_ID:
+                yield "reclaim", vnode.cookie
 
     def __len__(self) -> int:
         return len(self._by_cookie)

@@ -8,7 +8,7 @@ entered as the current task while a coroutine is stepped, and the same one adopt
 import asyncio
 import threading
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import cache
 from typing import Any
@@ -20,13 +20,15 @@ from puffs.server.stepping import WAITING, Done
 class _Worker:
     """A task that adopts one waiting coroutine after the other."""
 
-    __slots__ = ("adopted", "context", "task", "wake")
+    __slots__ = ("adopted", "context", "rest", "task", "wake")
 
     def __init__(self, context: Context, wake: "asyncio.Future[None]") -> None:
         self.context = context
         self.wake = wake
         self.task: asyncio.Task[None]
         self.adopted: tuple[Coroutine[Any, Any, Any], Any, Done] | None = None
+        self.rest: asyncio.Future[None]
+        """Done when what was adopted has finished."""
 
 
 class _Adopted:
@@ -56,10 +58,16 @@ class _Adopted:
 
 
 class AsyncioStepper:
-    """Steps coroutines in the event loop that runs on this thread."""
+    """Steps coroutines in `loop`, which runs on this thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    `finished` is called each time that an operation has finished after waiting.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, finished: Callable[[], None] = lambda: None
+    ) -> None:
         self._loop = loop
+        self._finished = finished
         self._idle: list[_Worker] = []
         self._busy: dict[Requester, _Worker] = {}
 
@@ -86,6 +94,7 @@ class AsyncioStepper:
         finally:
             _leave_task(loop, worker.task)
         worker.adopted = (coroutine, waiting, done)
+        worker.rest = loop.create_future()
         self._busy[who] = worker
         worker.wake.set_result(None)
         return WAITING
@@ -97,19 +106,20 @@ class AsyncioStepper:
             worker.task.cancel()
 
     async def drain(self, seconds: float) -> None:
-        """Let what is under way finish, for `seconds` at most; then cancel it, and end the workers."""
-        tasks = {worker.task for worker in self._busy.values()}
-        deadline = self._loop.time() + seconds
-        while self._busy and self._loop.time() < deadline:
-            await asyncio.sleep(min(0.01, seconds))
-        for worker in list(self._busy.values()):
+        """Let what is under way finish, for `seconds` at most; then cancel it."""
+        tasks = [worker.rest for worker in self._busy.values()]
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        if late:
+            for worker in list(self._busy.values()):
+                worker.task.cancel()
+            await asyncio.wait(late)
+
+    def close(self) -> None:
+        """Dismiss the workers. Nothing may be under way."""
+        for worker in self._idle:
             worker.task.cancel()
-        while self._busy:
-            await asyncio.sleep(0)
-        tasks.update(worker.task for worker in self._idle)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         self._idle.clear()
 
     def _hire(self) -> _Worker:
@@ -141,7 +151,11 @@ class AsyncioStepper:
             worker.adopted = None
             del self._busy[requester.get()]
             self._idle.append(worker)
-            done(result, failure)
+            try:
+                done(result, failure)
+            finally:
+                worker.rest.set_result(None)
+                self._finished()
 
 
 def run_apart(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -28,6 +28,7 @@ TYPE_PREFIX = "fuse.puffs."
 
 PAGE = 4096
 MAX_PAYLOAD = 1 << 20
+MAX_THREADS = 64
 NAME_BYTES = 255
 
 # Not to be shown, or not to be encoded at all: control characters, line separators, lone surrogates
@@ -57,6 +58,7 @@ class MountOptions:
         max_write: bytes of the largest payload of a request, for INIT; None: the session's default.
         auto_unmount: a process of its own unmounts when the server dies. None: whoever mounts
             decides (commands: yes; `puffs.run` and `puffs.mount`: no).
+        threads: how many threads serve, for file servers that block.
     """
 
     flags: int = MS_NOSUID | MS_NODEV
@@ -67,6 +69,7 @@ class MountOptions:
     max_read: int | None = None
     max_write: int | None = None
     auto_unmount: bool | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,13 @@ def _size(multiple: int) -> Callable[[str], int]:
     return parse
 
 
+def _threads(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= number <= MAX_THREADS:
+        raise ValueError(f"a number from 1 to {MAX_THREADS}")
+    return number
+
+
 def _name(text: str) -> str:
     if len(os.fsencode(text)) > NAME_BYTES:
         raise ValueError(f"at most {NAME_BYTES} bytes")
@@ -160,6 +170,12 @@ OPTIONS = (
         "BYTES",
         f"largest request payload ({PAGE} to {MAX_PAYLOAD}, a multiple of {PAGE})",
         SetField("max_write", _size(PAGE)),
+    ),
+    Option(
+        "threads",
+        "N",
+        f"threads that serve, for file servers that block (1 to {MAX_THREADS})",
+        SetField("threads", _threads),
     ),
     Option(
         "auto_unmount",

@@ -99,7 +99,7 @@ class Session:
             ]
             for thread in others:
                 thread.start()
-            self._on_ready()
+            self.ready()
             self._serve(self.reader())
             for thread in others:
                 thread.join()
@@ -139,6 +139,14 @@ class Session:
         )
         self._readers.append(reader)
         return reader
+
+    def ready(self) -> None:
+        """The mount can be used: tell whoever waits for that."""
+        self._on_ready()
+
+    def serving_here(self) -> None:
+        """The operations run on this thread: what would wait for them must not be done here."""
+        self._threads.add(threading.get_ident())
 
     def fileno(self) -> int:
         """The descriptor of the connection: readable when there is a request."""
@@ -195,6 +203,11 @@ class Session:
 
         Callers that still wait get errors.
         """
+        self.close()
+        self.mount.detached(self)
+
+    def close(self) -> None:
+        """Close the connection, and take back what the kernel had open."""
         with self._lock:
             self._over = True
         self._notifier.close()
@@ -206,7 +219,6 @@ class Session:
             except Stop:
                 continue
         self._files.close_all()
-        self.mount.detached(self)
 
     def _clear_away(self) -> None:
         """Leave no dead mount behind. Whoever has unmounted it may have mounted something else."""
@@ -247,7 +259,7 @@ class Session:
         # As long as that thread uses the mount it could not be unmounted.
         self._wake(self.mountpoint).join()
         if not future.done() and not self._has_ended() and self._withdraw(run):
-            raise OSError(errno.ENXIO, f"{self.mountpoint} leads to this mount no more")
+            raise OSError(errno.EBUSY, f"{self.mountpoint} leads to this mount no more")
         return future.result()
 
     def busy(self) -> bool:
@@ -344,6 +356,10 @@ class Session:
         except ValueError:
             return False
         return True
+
+    def wake(self) -> None:
+        """Make the kernel send a request, for a loop that waits for one."""
+        self._wake(self.mountpoint)
 
     def _wake(self, root: str | int) -> threading.Thread:
         """Make the kernel send a request (STATFS is never cached), so that the loop comes to run

@@ -354,7 +354,9 @@ def _(t: Target) -> None:
     assert not t.exists("d"), "the topmost directory is still there"
 
 
-@check("access-of-a-name", "access(2): F_OK tells whether there is such a file", needs="create")
+@check(
+    "access-of-a-name", "access(2): F_OK tells whether there is such a file", needs="create write"
+)
 def _(t: Target) -> None:
     t.write("f")
     assert t.access("f", os.F_OK), "access says that the file does not exist"

@@ -6,6 +6,7 @@ The mount point then is ``/dev/fd/N``: serve that descriptor; nothing is mounted
 import errno
 import os
 import re
+import select
 import stat
 from typing import Final
 
@@ -47,6 +48,13 @@ def adopt(fd: int) -> int:
         raise MountError(
             errno.ENODEV,
             f"descriptor {fd} is not one of /dev/fuse: open that, mount it, and pass it on as {fd}",
+        )
+    dead = select.poll()
+    dead.register(fd, 0)  # errors are always told
+    if dead.poll(0):
+        raise MountError(
+            errno.ENODEV,
+            f"descriptor {fd} is not mounted, or not any more: mount it before it is passed on",
         )
     return fd
 

@@ -1,0 +1,241 @@
+"""Serving a session in an asyncio event loop, for file servers with `async def` operations.
+
+In a loop of somebody else's, the descriptor is one among those that the loop watches. A loop that
+exists for the mount alone (`ServingLoop`) need not watch while nothing else goes on: it waits in
+the read itself, and a request costs no turn of the loop.
+"""
+
+import asyncio
+import os
+import selectors
+from collections.abc import Callable
+from contextvars import Context
+from inspect import iscoroutine
+from typing import Any, TypeVarTuple
+
+from puffs.attach.fuse.reader import Read, Reader, Stop
+from puffs.attach.fuse.session import Session
+from puffs.server.aio import AsyncioStepper
+from puffs.server.cred import requester
+from puffs.server.errors import logger
+
+_Ts = TypeVarTuple("_Ts")
+
+MAX_WAITING = 4096
+"""Operations under way at once; with more, no further request is read."""
+AT_ONCE = 64
+"""Requests served before the loop gets another turn."""
+GRACE_SECONDS = 5.0
+"""How long operations may go on when the connection has ended, before they are cancelled."""
+
+
+async def serve(session: Session) -> None:
+    """Serve `session` in the running loop until it is unmounted; then give everything back."""
+    await _Server(session).serve()
+
+
+class _Server:
+    """What serves one session in the running loop."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._stepper = AsyncioStepper(self._loop, finished=self._resume)
+        self._paused = False
+        self._reader: Reader
+
+    async def serve(self) -> None:
+        session, mount = self._session, self._session.mount
+        mount.finish = self._aside
+        try:
+            if await asyncio.to_thread(session.start):
+                session.serving_here()
+                self._reader = session.reader(stepper=self._stepper)
+                self._watch()
+                session.ready()
+                await self._ended
+        finally:
+            self._loop.remove_reader(session.fileno())
+            if isinstance(self._loop, ServingLoop):
+                self._loop.serve_inline(None)
+            await self._stepper.drain(GRACE_SECONDS)
+            session.close()
+            await self._stepper.drain(GRACE_SECONDS)
+            for name, args in mount.last_words(session):
+                await self._tell(name, *args)
+            self._stepper.close()
+            mount.gone()
+
+    def _watch(self) -> None:
+        fd = self._session.fileno()
+        os.set_blocking(fd, False)
+        self._loop.add_reader(fd, self._readable)
+        if isinstance(self._loop, ServingLoop):
+            self._loop.serve_inline(self._inline, self._session.wake)
+
+    def _readable(self) -> None:
+        """Serve what there is, up to a limit."""
+        for _ in range(AT_ONCE):
+            if self._stepper.waiting >= MAX_WAITING:
+                self._paused = True
+                self._loop.remove_reader(self._session.fileno())
+                return
+            read = self._serve_one()
+            if read is Read.ENDED:
+                self._end()
+            if read is not Read.SERVED:
+                return
+
+    def _resume(self) -> None:
+        """An operation has finished: read on, if there were too many."""
+        if self._paused and not self._ended.done():
+            self._paused = False
+            self._loop.add_reader(self._session.fileno(), self._readable)
+
+    def _inline(self, busy: Callable[[], bool]) -> None:
+        """Serve, waiting for each request in the read, until the loop has something to do."""
+        if self._stepper.waiting or self._paused or self._ended.done():
+            return
+        fd = self._session.fileno()
+        os.set_blocking(fd, True)
+        try:
+            while not busy():
+                if self._serve_one() is Read.ENDED:
+                    self._end()
+        finally:
+            if not self._ended.done():
+                os.set_blocking(fd, False)
+
+    def _serve_one(self) -> Read:
+        token = requester.set(self._reader.channel)
+        try:
+            return self._reader.serve_one()
+        except Stop:
+            return Read.ENDED
+        finally:
+            requester.reset(token)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._loop.remove_reader(self._session.fileno())
+            self._ended.set_result(None)
+
+    def _aside(self, result: Any) -> Any:
+        """The result of a message that nobody waits for: a coroutine goes on beside the rest."""
+        if iscoroutine(result):
+            return self._stepper.step(result, _Nobody(), _log_failure)
+        return result
+
+    async def _tell(self, name: str, *args: Any) -> None:
+        operation = self._session.mount.ops.get(name)
+        if operation is None:
+            return
+        try:
+            result = operation(*args)
+            if iscoroutine(result):
+                await result
+        except Exception:
+            logger.exception("%s failed in the file server", name)
+
+
+class _Nobody:
+    """Stands for the request of what no caller asked for."""
+
+    def cred(self) -> Any:
+        raise LookupError("nobody called this operation: it comes from the kernel half")
+
+
+def _log_failure(_result: Any, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, asyncio.CancelledError):
+        logger.error("an operation failed in the file server", exc_info=error)
+
+
+class _Selector(selectors.DefaultSelector):
+    """A selector that lets `idle` do the waiting when the loop would wait without a limit."""
+
+    idle: Callable[[], bool] | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None and self.idle is not None and self.idle():
+            return []
+        return super().select(timeout)
+
+    def now(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready without waiting."""
+        return super().select(0)
+
+
+class ServingLoop(asyncio.SelectorEventLoop):
+    """An event loop that serves a mount by itself whenever it has nothing else to do.
+
+    It then waits in the read of the connection and not in its selector. What another thread brings
+    (`call_soon_threadsafe`) reaches it by a request that it makes the kernel send.
+    """
+
+    def __init__(self) -> None:
+        self._own = _Selector()
+        super().__init__(self._own)
+        self._serve: Callable[[Callable[[], bool]], None] | None = None
+        self._wake: Callable[[], object] | None = None
+        self._touched = False
+        self._inline = False
+
+    def serve_inline(
+        self,
+        serve: Callable[[Callable[[], bool]], None] | None,
+        wake: Callable[[], object] | None = None,
+    ) -> None:
+        """Have `serve(busy)` called when there is nothing to do: it serves until `busy()`.
+
+        `wake` makes it look up from another thread.
+        """
+        self._serve, self._wake = serve, wake
+        self._own.idle = self._idle if serve is not None else None
+
+    def _idle(self) -> bool:
+        if len(self._own.get_map()) != _OWN_DESCRIPTORS or self._serve is None:
+            return False
+        # In this order: what another thread brings from here on either is seen by `now`, through
+        # the loop's own pipe, or comes with a wake.
+        self._inline = True
+        try:
+            self._touched = False
+            if self._own.now():
+                return False
+            self._serve(lambda: self._touched)
+            return self._touched
+        finally:
+            self._inline = False
+
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As in asyncio."""
+        self._touched = True
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As in asyncio."""
+        self._touched = True
+        return super().call_at(when, callback, *args, context=context)
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As in asyncio."""
+        handle = super().call_soon_threadsafe(callback, *args, context=context)
+        self._touched = True
+        if self._inline and self._wake is not None:
+            self._wake()
+        return handle
+
+
+_OWN_DESCRIPTORS = 2
+"""What the selector watches when nobody else uses the loop: its own pipe, and the connection."""
