@@ -31,6 +31,7 @@ SERVERS: dict[str, list[str]] = {
     FLOOR: ["{build}/floor"],
     "bare-python": [sys.executable, "-m", "benchmarks.bare"],
     "puffs": [sys.executable, "-m", "benchmarks.server"],
+    "puffs-async": [sys.executable, "-m", "benchmarks.server", "--async"],
     "mfusepy": [str(PEER_PYTHON), "-m", "benchmarks.peer_mfusepy"],
 }
 OURS = {FLOOR, "bare-python", "puffs"}  # without one of these there is nothing to compare

@@ -1,6 +1,7 @@
 """The file server of the benchmark, written with puffs: what `floor.c` serves, in plain Python.
 
-Run as `python -m benchmarks.server MOUNTPOINT`; it ends when it is unmounted.
+Run as `python -m benchmarks.server [--async] MOUNTPOINT`; it ends when it is unmounted. With
+`--async` the operations are `async def` ones that never wait.
 """
 
 import errno
@@ -61,5 +62,25 @@ class OneFile(puffs.FileSystem[str]):
         """Nothing belongs to an open file here; the host's message is part of the round trip."""
 
 
+class OneFileAsync(OneFile):
+    """The same with `async def` operations."""
+
+    async def lookup(self, dir: str, name: str, cred: puffs.Cred) -> str:  # type: ignore[override]
+        return super().lookup(dir, name, cred)
+
+    async def getattr(self, node: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+        return self.attrs[node]
+
+    async def open(self, node: str, flags: int, cred: puffs.Cred) -> puffs.Open:  # type: ignore[override]
+        return puffs.Open(None, direct_io=node == DATA)
+
+    async def read(self, node: str, offset: int, size: int, file: object) -> memoryview:  # type: ignore[override]
+        return self.content[offset : offset + size]
+
+    async def write(self, node: str, offset: int, data: memoryview, file: object) -> int:  # type: ignore[override]
+        return super().write(node, offset, data, file)
+
+
 if __name__ == "__main__":
-    puffs.run(OneFile(), sys.argv[1])
+    *flags, mountpoint = sys.argv[1:]
+    puffs.run(OneFileAsync if "--async" in flags else OneFile, mountpoint)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 SERVERS = """
-import puffs
+import errno
+import os
+
 from puffs.fs.mem import MemFS
 
 
@@ -19,15 +21,20 @@ class Good(MemFS):
 
 class Bad(MemFS):
     def rename(self, dir, name, newdir, newname, flags, cred):
-        old = newdir.entries.get(newname)
-        super().rename(dir, name, newdir, newname, flags, cred)
-        if old is not None:
-            newdir.entries[newname] = old
+        if newname not in newdir.entries:
+            super().rename(dir, name, newdir, newname, flags, cred)
 
 
 class NoXattrs(MemFS):
     def operations(self):
         return {name: op for name, op in super().operations().items() if "xattr" not in name}
+
+
+class InProcessOnly(MemFS):
+    def mount(self):
+        if os.getpid() != os.getpgrp():  # what serves a mount is a process below the worker
+            raise PermissionError(errno.EACCES, "not here")
+        return super().mount()
 
 
 class NoStart(MemFS):
@@ -90,17 +97,17 @@ def test_json_has_every_result(tmp_path: Path) -> None:
 
 
 def test_without_a_mount_the_rest_is_checked_and_the_reason_told(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "from puffs.attach.fuse import mounting\nmounting.DEVICE = '/dev/no-fuse'\n"
-    )
-    only = ("--only", "mkdir-mode")
-    done = check(tmp_path, "./servers.py:Good", *only, PYTHONPATH=str(tmp_path))
+    words = "./servers.py:InProcessOnly", "--only", "mkdir-mode", "--only", "flock-shares"
+    done = check(tmp_path, *words)
     assert done.returncode == 0
-    assert "it cannot be mounted: " in done.stdout
-    assert done.stdout.splitlines()[-1] == "check: 1 passed, 0 failed, 1 left out"
-    done = check(tmp_path, "./servers.py:Good", *only, "--mounted", PYTHONPATH=str(tmp_path))
+    assert "it cannot be mounted: not here" in done.stdout
+    assert done.stdout.splitlines()[-1] == "check: 1 passed, 0 failed, 2 left out"
+
+
+def test_without_a_mount_that_was_asked_for_it_fails(tmp_path: Path) -> None:
+    done = check(tmp_path, "./servers.py:InProcessOnly", "--only", "mkdir-mode", "--mounted")
     assert done.returncode == 1
-    assert "puffs: the file server cannot be checked mounted: " in done.stderr
+    assert done.stderr.startswith("puffs: the file server cannot be checked mounted: not here")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,16 @@ class Served:
 
         self.child = mount(factory, self.path, *args, process=True, **kwargs)
 
+    def round_trips(self, true: Callable[[], bool]) -> None:
+        """Ask the server something until `true`: it serves in order, so what it was sent before, it
+        has served by then. The kernel may let a request overtake some FORGETs, but not for ever.
+        """
+        for _ in range(1000):
+            os.statvfs(self.path)
+            if true():
+                return
+        raise AssertionError("it has not come true")
+
     @property
     def log(self) -> list[str]:
         return self._log.read_text().splitlines() if self._log.exists() else []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import puffs
+from puffs.kernel.mount import Servable
 
 CRED = puffs.Cred(0, 0, groups=())
 DIR = stat.S_IFDIR | 0o755
@@ -120,7 +121,7 @@ class Shelf(puffs.PathFileSystem):
 class Host:
     """What a host does: it walks, by the names that it knows of, and keeps nodes."""
 
-    def __init__(self, server: puffs.PathFileSystem) -> None:
+    def __init__(self, server: Servable) -> None:
         self.ops = server.operations()
         self.root = self.ops["mount"]()
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from puffs.attach.child import daemonize
-from puffs.attach.fuse.doors.handed import descriptor_of
 from puffs.attach.fuse.mountpoint import MountError
 from puffs.attach.fuse.options import help_text, parse_options
+from puffs.attach.fuse.places import MountPoint, Where, place_of
 from puffs.attach.serve import Options, Server, run
 from puffs.attach.systemd import notify
 from puffs.kernel.mount import Mount
@@ -69,7 +69,7 @@ def main(fs: Server, argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def mount_command(
-    prog: str, fs: Server, mountpoint: str, options: Sequence[str], *, foreground: bool
+    prog: str, fs: Server, mountpoint: Where, options: Sequence[str], *, foreground: bool
 ) -> int:
     """Do what a command called `prog` does that mounts `fs`; return its exit status.
 
@@ -88,8 +88,8 @@ def mount_command(
 
     try:
         wanted = parse_options(options)
-        if wanted.auto_unmount is None:
-            wanted.auto_unmount = descriptor_of(mountpoint) is None
+        if wanted.auto_unmount is None and isinstance(place_of(mountpoint), MountPoint):
+            wanted.auto_unmount = True
         if foreground:
             serve()
         else:
@@ -107,7 +107,7 @@ def mount_command(
 
 
 def run_explained(
-    fs: Server, mountpoint: str, options: Options, on_ready: Callable[[Mount], None]
+    fs: Server, mountpoint: Where, options: Options, on_ready: Callable[[Mount], None]
 ) -> None:
     """`run`, with whatever stops the mounting turned into a `MountError`, in one line."""
     try:

@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
-from puffs.attach.fuse.mounting import MountError, mount_fuse, unmount
-from puffs.attach.fuse.mountpoint import check_mountpoint
+from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
+from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
-from puffs.attach.fuse.syscalls import MS_RDONLY
-from puffs.attach.fuse.watcher import Watcher
 from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Servable
 
@@ -39,13 +37,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run(
     fs: Server,
-    mountpoint: str | os.PathLike[str],
+    mountpoint: Where,
     options: Options = (),
     *,
     on_ready: Callable[[Mount], None] = lambda mount: None,
     on_table: OnTable | None = None,
 ) -> None:
     """Mount `fs` on `mountpoint` and serve it on this thread; returns when it has been unmounted.
+
+    A mount point ``/dev/fd/N`` is a connection that somebody else has opened and mounted, and that
+    this process has inherited as descriptor N: that is served, and neither mounted nor unmounted.
 
     INT, TERM and HUP unmount, when this is the main thread. `on_ready` is called once the mount can
     be used, `on_table` before that with the dispatch table of handlers by opcode, which it may
@@ -137,7 +138,7 @@ class _Request:
     """What `run` or `mount` was asked for."""
 
     fs: Server
-    mountpoint: str | os.PathLike[str]
+    mountpoint: Where
     options: Options
     on_ready: Callable[[Mount], None]
     on_table: OnTable | None
@@ -152,14 +153,13 @@ class _Request:
         if server.asynchronous:
             return self._attach_async(server, args)
         mount = Mount(server, args)
-        session, watcher = self.connect(mount)
+        session, connection = self.connect(mount)
 
         def serve() -> None:
             try:
-                session.serve(self.wanted().threads)
+                session.serve(max(self.wanted().threads, len(connection.fds)))
             finally:
-                if watcher is not None:
-                    watcher.stop()
+                connection.ended()
 
         return mount, serve
 
@@ -177,7 +177,7 @@ class _Request:
 
         try:
             mount = Mount(server, args, finish=finish)
-            session, watcher = self.connect(mount)
+            session, connection = self.connect(mount)
         except BaseException:
             runner.close()
             raise
@@ -187,8 +187,7 @@ class _Request:
                 runner.run(serve_session(session))
             finally:
                 runner.close()
-                if watcher is not None:
-                    watcher.stop()
+                connection.ended()
 
         return mount, serve
 
@@ -212,36 +211,22 @@ class _Request:
         name = server.name or type(server).__name__.lower()
         return server, MountArgs(name, request_size=wanted.max_write or 0)
 
-    def connect(self, mount: Mount) -> tuple[Session, Watcher | None]:
+    def connect(self, mount: Mount) -> tuple[Session, Connection]:
         """Mount what the kernel half is built for. On failure that is told."""
-        wanted = self.wanted()
         try:
-            path = check_mountpoint(self.mountpoint, mount.root_type)
-            if wanted.default_permissions is None:
-                wanted = replace(wanted, default_permissions="access" not in mount.ops)
-            if mount.read_only:
-                wanted = replace(wanted, flags=wanted.flags | MS_RDONLY)
-            fd = mount_fuse(
-                path,
-                wanted,
-                fsname=mount.args.name,
-                subtype=f"puffs.{mount.name}",
-                rootmode=mount.root_type,
-            )
-            watcher = _watched(path, fd) if wanted.auto_unmount else None
+            connection = place_of(self.mountpoint).connect(mount, self.wanted())
         except BaseException:
             mount.abandon()
             raise
-        mount.mountpoint = path
-        session = Session(
+        mount.mountpoint = connection.mountpoint
+        session = session_of(
+            connection,
             mount,
-            fd,
-            path,
             max_write=mount.args.request_size,
             on_ready=lambda: self.on_ready(mount),
             on_table=self.on_table,
         )
-        return session, watcher
+        return session, connection
 
 
 class _LoopMount(Mount):
@@ -272,14 +257,13 @@ class _LoopMount(Mount):
                 return asyncio.run_coroutine_threadsafe(result, loop).result()
             return result
 
-        def build() -> tuple[Session, Watcher | None]:
+        def build() -> tuple[Session, Connection]:
             server, args = request.built()
             Mount.__init__(self, server, args, finish=finish)
             return replace(request, on_ready=lambda _: ready.set_result(None)).connect(self)
 
-        session, watcher = await asyncio.to_thread(build)
+        session, self._connection = await asyncio.to_thread(build)
         self._task = asyncio.ensure_future(serve_session(session))
-        self._watcher = watcher
         await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
             await self._task
@@ -292,8 +276,7 @@ class _LoopMount(Mount):
             await super().__aexit__(*exc)
             await self._task
         finally:
-            if self._watcher is not None:
-                await asyncio.to_thread(self._watcher.stop)
+            await asyncio.to_thread(self._connection.ended)
 
 
 def _in_event_loop() -> bool:
@@ -306,16 +289,6 @@ def _in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _watched(mountpoint: str, fd: int) -> Watcher:
-    """Have a watcher unmount when this process dies; if there can be none, unmount now."""
-    try:
-        return Watcher(mountpoint)
-    except BaseException:
-        os.close(fd)
-        unmount(mountpoint, lazy=True)
-        raise
 
 
 def _end(mount: Mount, number: int) -> None:

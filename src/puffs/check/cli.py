@@ -192,14 +192,15 @@ def _failures(results: list[Result]) -> Table:
     """A row for each check, whatever the modes in which it failed."""
     table = Table(Column("failed", overflow="fold"), "rule", "what happened", box=box.SIMPLE_HEAD)
     for check in sorted({result.check for result in results}, key=lambda check: check.name):
-        what = Text()
-        for result in results:
-            if result.check is check:
-                verdict = result.verdict
-                what.append(f"{result.mode}: ", "bold").append(verdict.message)
-                what.append(f" [{verdict.where}]\n" if verdict.where else "\n", "dim")
+        what = Text("\n").join(_in_words(result) for result in results if result.check is check)
         table.add_row(Text(check.name, "red"), Text(check.rule), what)
     return table
+
+
+def _in_words(result: Result) -> Text:
+    verdict = result.verdict
+    where = f" [{verdict.where}]" if verdict.where else ""
+    return Text.assemble((f"{result.mode}: ", "bold"), verdict.message, (where, "dim"))
 
 
 def _left_out(results: list[Result]) -> Table:

@@ -27,7 +27,7 @@ from puffs.server.operations import OPERATIONS
 
 START_SECONDS: Final = 60.0
 """How long a file server may take to start, and to end."""
-GRACE_SECONDS: Final = 2.0
+GRACE_SECONDS: Final = 1.0
 """How much longer than its limit a worker may take, to print where it stands, and to be killed."""
 OUTPUT_MAX: Final = 4000
 """How much of what a file server writes during one check is kept: characters at the end of it."""

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-import puffs
 from puffs.attach.child import ChildMount
+from puffs.attach.local.vfs import LocalFileSystem, local
+from puffs.attach.serve import mount
 from puffs.check import battery
 from puffs.check.registry import Check, all_checks
 from puffs.check.result import Mode, Outcome, Verdict
@@ -92,7 +93,7 @@ class Worker:
         self._control = control
         self._operations: frozenset[str] = frozenset()
         self._child: ChildMount | None = None
-        self._local: puffs.LocalFileSystem | None = None
+        self._local: LocalFileSystem | None = None
 
     def serve(self) -> None:
         """Start the file server, run the checks that are asked for, end it."""
@@ -124,7 +125,7 @@ class Worker:
         if job.mode is Mode.IN_PROCESS:
             server = job.factory()
             self._operations = frozenset(server.operations())
-            self._local = puffs.local(server)
+            self._local = local(server)
             return
         reading, writing = os.pipe()
 
@@ -140,7 +141,7 @@ class Worker:
         options = "allow_other" if os.geteuid() == 0 else ""
         with open(reading, "rb") as pipe:
             try:
-                self._child = puffs.mount(factory, job.mountpoint, options, process=True)
+                self._child = mount(factory, job.mountpoint, options, process=True)
             finally:
                 os.close(writing)
             self._operations = frozenset(pipe.read().decode().split())

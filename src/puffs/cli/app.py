@@ -13,6 +13,8 @@ COMMANDS = {
     "mount": "puffs.cli.mount",
     "umount": "puffs.cli.umount",
     "exec": "puffs.cli.exec",
+    "serve": "puffs.cli.serve",
+    "mounter": "puffs.cli.mounter",
     "doctor": "puffs.cli.doctor",
     "check": "puffs.check.cli",
     "demo": "puffs.cli.demo",

@@ -4,18 +4,19 @@
     puffs mount 'null:/srv/data?cache=forever' /mnt/x
 
 Every file is reached through a descriptor, and names are looked up in a directory that is open, one
-at a time and without following links: `puffs.fs.hostfiles` says how, and which file is the same
-file. So nothing that others do to the host's directories at the same time can lead outside.
+at a time and without following links: `puffs.fs.hostfiles` says how, and what makes two files the
+same. So nothing that others do to the host's directories meanwhile can lead outside.
 
-Whose rights: the host's checks are made against this process, those of the mount against the
-caller. A process that may act for others (root) makes files in the name of the caller; any other
-makes them in its own, and can do for others only what it may do itself.
-
-What others change on the host is seen after a second (`cache`): names, attributes, and the contents
-of a file that is open. Who opens a file gets its contents as they are then.
-
-Appending goes by the size that the host knows, not by O_APPEND: do not append to one file through
-the mount and past it at the same time.
+- Rights: the host checks those of this process, the mount those of the caller. A process that may
+  act for others (root) makes files in the name of the caller; any other makes them in its own name,
+  and does for others what it may do itself.
+- What others change on the host is seen after `cache` seconds at the latest. What is cached of the
+  contents of a file outlives an open only if the file has not changed since.
+- Appending goes by the size that is known here, not by O_APPEND: do not append to one file through
+  the mount and past it at the same time.
+- File systems that are mounted below the directory are passed through too, with inode numbers of
+  their own; as long as their files are known they cannot be unmounted but with `umount -l`. A mount
+  that this very process serves is not: looking into it gives ELOOP.
 """
 
 import os

@@ -20,10 +20,10 @@ from puffs.server.stepping import WAITING, Done
 class _Worker:
     """A task that adopts one waiting coroutine after the other."""
 
-    __slots__ = ("adopted", "context", "rest", "task", "wake")
+    __slots__ = ("adopted", "rest", "run", "task", "wake")
 
     def __init__(self, context: Context, wake: "asyncio.Future[None]") -> None:
-        self.context = context
+        self.run = context.run
         self.wake = wake
         self.task: asyncio.Task[None]
         self.adopted: tuple[Coroutine[Any, Any, Any], Any, Done] | None = None
@@ -70,34 +70,38 @@ class AsyncioStepper:
         self._finished = finished
         self._idle: list[_Worker] = []
         self._busy: dict[Requester, _Worker] = {}
+        self._stepped: tuple[_Worker, Coroutine[Any, Any, Any], Any]
 
     @property
     def waiting(self) -> int:
         """How many operations are under way."""
         return len(self._busy)
 
-    def step(self, coroutine: Coroutine[Any, Any, Any], who: Requester, done: Done) -> Any:
+    def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Step `coroutine` up to its end, or to where it first waits. See `Stepper`."""
-        loop = self._loop
-        worker = self._idle.pop() if self._idle else self._hire()
-        context = worker.context
-        context.run(requester.set, who)
-        _enter_task(loop, worker.task)
+        idle = self._idle
+        if not idle:
+            idle.append(self._hire())
+        worker = idle[-1]
+        loop, task = self._loop, worker.task
+        _enter_task(loop, task)
         try:
-            waiting = context.run(coroutine.send, None)
+            waiting = worker.run(coroutine.send, None)
         except StopIteration as stop:
-            self._idle.append(worker)
             return stop.value
-        except BaseException:
-            self._idle.append(worker)
-            raise
         finally:
-            _leave_task(loop, worker.task)
+            _leave_task(loop, task)
+        self._stepped = idle.pop(), coroutine, waiting
+        return WAITING
+
+    def adopt(self, who: Requester, done: Done) -> None:
+        """Have a worker finish what has just been stepped. See `Stepper`."""
+        worker, coroutine, waiting = self._stepped
+        worker.run(requester.set, who)
         worker.adopted = (coroutine, waiting, done)
-        worker.rest = loop.create_future()
+        worker.rest = self._loop.create_future()
         self._busy[who] = worker
         worker.wake.set_result(None)
-        return WAITING
 
     def cancel(self, who: Requester) -> None:
         """Cancel the operation that was stepped for `who`, if it is still under way."""
@@ -123,13 +127,14 @@ class AsyncioStepper:
         self._idle.clear()
 
     def _hire(self) -> _Worker:
-        worker = _Worker(copy_context(), self._loop.create_future())
-        worker.task = self._loop.create_task(
-            self._work(worker), name="puffs operation", context=worker.context
-        )
+        context = copy_context()
+        worker = _Worker(context, self._loop.create_future())
+        work = self._work(worker, requester.get(None))
+        worker.task = self._loop.create_task(work, name="puffs operation", context=context)
         return worker
 
-    async def _work(self, worker: _Worker) -> None:
+    async def _work(self, worker: _Worker, reading: Requester | None) -> None:
+        """The life of a worker. `reading` knows the request that is being read: see `caller`."""
         while True:
             error: BaseException | None = None
             try:
@@ -150,6 +155,8 @@ class AsyncioStepper:
                 pass
             worker.adopted = None
             del self._busy[requester.get()]
+            if reading is not None:
+                requester.set(reading)
             self._idle.append(worker)
             try:
                 done(result, failure)

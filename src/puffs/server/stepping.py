@@ -29,16 +29,23 @@ WAITING: Final = _Waiting()
 class Stepper(Protocol):
     """What an attachment hands the coroutines of `async def` operations to."""
 
-    def step(self, coroutine: Coroutine[Any, Any, Any], who: Requester, done: Done) -> Any:
-        """Run `coroutine` for the request `who`, which `caller()` then tells of.
+    def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run `coroutine` up to its end, or to where it first waits.
 
-        Returns its result, or raises what it raised, when it never waited. Otherwise returns
-        `WAITING`, and `done` is called when it has finished.
+        Returns its result, or raises what it raised. If it waits, returns `WAITING`, and `adopt`
+        must be called next.
+        """
+        ...
+
+    def adopt(self, who: Requester, done: Done) -> None:
+        """Have what has just been stepped go on by itself, for the request `who`.
+
+        `caller()` tells of `who` from then on; `done` is called when it has finished.
         """
         ...
 
     def cancel(self, who: Requester) -> None:
-        """Cancel what was stepped for `who`, if it is still under way."""
+        """Cancel what was adopted for `who`, if it is still under way."""
         ...
 
 

@@ -19,7 +19,8 @@ logger = logging.getLogger("puffs")
 _NAME_MAX: Final = 255
 _LINK_MAX: Final = 4095
 _MISSING: Final = object()
-_CONTENTS: Final = (str, bytes, bytearray, memoryview)
+_BUFFERS: Final = (bytes, bytearray, memoryview)
+_CONTENTS: Final = (str, *_BUFFERS)
 _PERMISSIONS: Final = {stat.S_IFDIR: 0o555, stat.S_IFREG: 0o444, stat.S_IFLNK: 0o777}
 
 Value: TypeAlias = "str | Buffer | Callable[[], str | Buffer] | Tree.Link | Mapping[str, Value]"
@@ -117,7 +118,10 @@ class Tree(FileSystem[Place]):
         value = self._value(node)
         if not callable(value):
             return Open(_encoded(value))
-        contents = value()
+        try:
+            contents = value()
+        except NotImplementedError as exc:  # of the callable's own; not an answer to open(2)
+            raise RuntimeError(f"{value!r} is not finished") from exc
         if not isinstance(contents, _CONTENTS):
             where, what = "/".join(node.names), type(contents).__name__
             raise TypeError(f"{where}: {value!r} returned {what}, not str or bytes")
@@ -178,7 +182,7 @@ def _size(value: Any) -> int:
         return len(value) if value.isascii() else len(_encoded(value))
     if isinstance(value, Tree.Link):
         return len(os.fsencode(value.target))
-    return memoryview(value).nbytes if isinstance(value, _CONTENTS) else 0
+    return memoryview(value).nbytes if isinstance(value, _BUFFERS) else 0
 
 
 def _encoded(contents: str | Buffer) -> bytes:
@@ -204,8 +208,8 @@ def _vet(name: object, value: object) -> None:
     if not _type(value):
         hint = ", and so does its `read_bytes`" if isinstance(value, Path) else ""
         raise TypeError(
-            f"{type(value).__name__} makes no file; str, bytes, a callable that returns one of them,"
-            f" a mapping and Tree.Link do{hint}"
+            f"{type(value).__name__} makes no file; str, bytes, a callable that returns one of"
+            f" them, a mapping and Tree.Link do{hint}"
         )
 
 

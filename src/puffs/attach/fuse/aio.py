@@ -13,11 +13,12 @@ from contextvars import Context
 from inspect import iscoroutine
 from typing import Any, TypeVarTuple
 
-from puffs.attach.fuse.reader import Read, Reader, Stop
+from puffs.attach.fuse.reader import Enough, Read, Reader, Stop
 from puffs.attach.fuse.session import Session
 from puffs.server.aio import AsyncioStepper
 from puffs.server.cred import requester
 from puffs.server.errors import logger
+from puffs.server.stepping import WAITING
 
 _Ts = TypeVarTuple("_Ts")
 
@@ -81,7 +82,7 @@ class _Server:
                 self._paused = True
                 self._loop.remove_reader(self._session.fileno())
                 return
-            read = self._serve_one()
+            read = self._serve(Reader.serve_one)
             if read is Read.ENDED:
                 self._end()
             if read is not Read.SERVED:
@@ -93,24 +94,23 @@ class _Server:
             self._paused = False
             self._loop.add_reader(self._session.fileno(), self._readable)
 
-    def _inline(self, busy: Callable[[], bool]) -> None:
+    def _inline(self, busy: Enough) -> None:
         """Serve, waiting for each request in the read, until the loop has something to do."""
         if self._stepper.waiting or self._paused or self._ended.done():
             return
         fd = self._session.fileno()
         os.set_blocking(fd, True)
         try:
-            while not busy():
-                if self._serve_one() is Read.ENDED:
-                    self._end()
+            if self._serve(lambda reader: reader.serve_until(busy)) is Read.ENDED:
+                self._end()
         finally:
             if not self._ended.done():
                 os.set_blocking(fd, False)
 
-    def _serve_one(self) -> Read:
+    def _serve(self, serve: Callable[[Reader], Read]) -> Read:
         token = requester.set(self._reader.channel)
         try:
-            return self._reader.serve_one()
+            return serve(self._reader)
         except Stop:
             return Read.ENDED
         finally:
@@ -124,7 +124,9 @@ class _Server:
     def _aside(self, result: Any) -> Any:
         """The result of a message that nobody waits for: a coroutine goes on beside the rest."""
         if iscoroutine(result):
-            return self._stepper.step(result, _Nobody(), _log_failure)
+            result = self._stepper.step(result)
+            if result is WAITING:
+                self._stepper.adopt(_Nobody(), _log_failure)
         return result
 
     async def _tell(self, name: str, *args: Any) -> None:
@@ -176,17 +178,17 @@ class ServingLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._own = _Selector()
         super().__init__(self._own)
-        self._serve: Callable[[Callable[[], bool]], None] | None = None
+        self._serve: Callable[[Enough], None] | None = None
         self._wake: Callable[[], object] | None = None
-        self._touched = False
+        self._busy = Enough(False)
         self._inline = False
 
     def serve_inline(
         self,
-        serve: Callable[[Callable[[], bool]], None] | None,
+        serve: Callable[[Enough], None] | None,
         wake: Callable[[], object] | None = None,
     ) -> None:
-        """Have `serve(busy)` called when there is nothing to do: it serves until `busy()`.
+        """Have `serve(busy)` called when there is nothing to do: it serves until `busy.now`.
 
         `wake` makes it look up from another thread.
         """
@@ -200,11 +202,11 @@ class ServingLoop(asyncio.SelectorEventLoop):
         # the loop's own pipe, or comes with a wake.
         self._inline = True
         try:
-            self._touched = False
+            self._busy.now = False
             if self._own.now():
                 return False
-            self._serve(lambda: self._touched)
-            return self._touched
+            self._serve(self._busy)
+            return self._busy.now
         finally:
             self._inline = False
 
@@ -212,7 +214,7 @@ class ServingLoop(asyncio.SelectorEventLoop):
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """As in asyncio."""
-        self._touched = True
+        self._busy.now = True
         return super().call_soon(callback, *args, context=context)
 
     def call_at(
@@ -223,7 +225,7 @@ class ServingLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """As in asyncio."""
-        self._touched = True
+        self._busy.now = True
         return super().call_at(when, callback, *args, context=context)
 
     def call_soon_threadsafe(
@@ -231,7 +233,7 @@ class ServingLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Handle:
         """As in asyncio."""
         handle = super().call_soon_threadsafe(callback, *args, context=context)
-        self._touched = True
+        self._busy.now = True
         if self._inline and self._wake is not None:
             self._wake()
         return handle

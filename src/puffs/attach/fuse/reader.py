@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import Protocol
 
 from puffs.attach.fuse.abi import IN_HEADER, Opcode
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Header, Request
@@ -42,11 +43,34 @@ class Read(Enum):
     """Unmounted, or aborted: nothing more will come."""
 
 
+class Observer(Protocol):
+    """Watches requests and replies (`observe`). It costs nothing while there is none."""
+
+    def tap(self, channel: Channel, flags: int) -> Callable[[list[Handler]], None]:
+        """Called before a dispatch table is built, on the thread that will serve by it.
+
+        Puts its own `write` and `writev` into `channel`; returns what is to wrap the handlers of
+        the fresh table, in place. `flags` are the FUSE_ bits that were negotiated.
+        """
+        ...
+
+
+class Enough:
+    """A sign for a loop on the same thread: after this request, come back."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: bool) -> None:
+        self.now = now
+
+
+_ONE = Enough(True)
+
+
 class Reader:
     """Reads and serves on `fd`. `run_calls` runs what other threads want done on this one.
 
-    `observe` is given the channel before, and the fresh dispatch table after, a table is built: it
-    may put other functions into both.
+    `on_table` is given each fresh dispatch table and may change it in place.
     """
 
     def __init__(
@@ -70,6 +94,8 @@ class Reader:
         self._notify = notify
         self._run_calls = run_calls
         self._on_table = on_table
+        self._observer: Observer | None = None
+        self._handlers: list[Handler] = []
         self._negative = mount.server.negative_ttl > 0
         self._flow: Flow = DirectFlow()
         if stepper is not None:
@@ -78,10 +104,33 @@ class Reader:
             self._flow = SteppedFlow(self.channel, stepper, self._fail_later)
         self.rebuild()
 
+    def observe(self, observer: Observer | None) -> None:
+        """Have `observer` watch from the next request on; None: nobody. From any thread.
+
+        Invariant: whatever `rebuild` does at this moment, the table ends as the observer wants it,
+        or as one whose every handler first rebuilds it.
+        """
+        self._observer = observer
+        self._handlers[:] = [self._rebuild_and_serve] * len(self._handlers)
+
+    def _rebuild_and_serve(self, unique: int, nodeid: int, length: int) -> None:
+        self.rebuild()
+        opcode = self.channel.header[1]
+        self._handlers[opcode if opcode < len(self._handlers) else 0](unique, nodeid, length)
+
     def rebuild(self) -> None:
         """Make the dispatch table anew: the channel's buffer or its ways to write have changed."""
+        observer = self._observer
+        self._build(observer)
+        while observer is not self._observer:  # another thread has changed it meanwhile
+            observer = self._observer
+            self._build(observer)
+
+    def _build(self, observer: Observer | None) -> None:
+        self.channel.write, self.channel.writev = os.write, os.writev
+        wrap = observer.tap(self.channel, self._flags) if observer is not None else None
         self._replies = Replies(self.channel, self.mount, self._files, self._flow)
-        self._handlers = build(
+        handlers = build(
             Serving(
                 self.mount,
                 self.channel,
@@ -94,18 +143,25 @@ class Reader:
             )
         )
         if self._on_table is not None:
-            self._on_table(self._handlers)
+            self._on_table(handlers)
+        if wrap is not None:
+            wrap(handlers)
+        self._handlers[:] = handlers  # in place: the loop holds this list
 
     def serve(self) -> None:
         """Serve until the connection ends."""
-        while self._loop(once=False) is not Read.ENDED:
+        while self._loop(None) is not Read.ENDED:
             pass
 
     def serve_one(self) -> Read:
         """Serve one request, waiting for it only if the descriptor does."""
-        return self._loop(once=True)
+        return self._loop(_ONE)
 
-    def _loop(self, once: bool) -> Read:
+    def serve_until(self, enough: Enough) -> Read:
+        """Serve one request, and further ones until it is enough; as `serve_one`."""
+        return self._loop(enough)
+
+    def _loop(self, enough: Enough | None) -> Read:
         channel, handlers = self.channel, self._handlers
         fd, buffer = channel.fd, channel.buffer
         vector = (buffer,)
@@ -140,7 +196,7 @@ class Reader:
                 raise
             except BaseException as exc:
                 self._fail(header, exc)
-            if once:
+            if enough is not None and enough.now:
                 return Read.SERVED
 
     def _fail(self, header: Header, exc: BaseException) -> None:

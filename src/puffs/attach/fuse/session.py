@@ -30,7 +30,7 @@ from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_major
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.notify import Notice, Notifier
-from puffs.attach.fuse.reader import AGAIN, END, Reader, Stop
+from puffs.attach.fuse.reader import AGAIN, END, Observer, Reader, Stop
 from puffs.kernel.mount import Mount
 from puffs.server.cred import requester
 from puffs.server.stepping import WAITING, Stepper
@@ -39,7 +39,7 @@ logger = logging.getLogger("puffs")
 
 T = TypeVar("T")
 
-_UNMOUNT_MS = 1000
+_UNMOUNT_MS = 250
 """How long an unmount takes, once the name is gone from the tree."""
 
 OnTable = Callable[[list[Handler]], None]
@@ -79,6 +79,7 @@ class Session:
         self._over = False
         self._threads: set[int] = set()
         self._readers: list[Reader] = []
+        self._observer: Observer | None = None
         self._negotiated: Negotiated | None = None
         self._stepper: Stepper | None = None
         mount.attach(self)
@@ -138,6 +139,7 @@ class Session:
             on_table=self._on_table,
         )
         self._readers.append(reader)
+        reader.observe(self._observer)  # after it is in the list: `observe` may come just now
         return reader
 
     def ready(self) -> None:
@@ -175,7 +177,7 @@ class Session:
             self._threads.discard(thread)
 
     def _clone(self) -> int | None:
-        """Another descriptor of the connection (FUSE_DEV_IOC_CLONE); None when there can be none."""
+        """Another descriptor of the connection (FUSE_DEV_IOC_CLONE), if there can be one."""
         try:
             fd = os.open(mounting.DEVICE, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
@@ -247,8 +249,9 @@ class Session:
             try:
                 result: Any = function(*args)
                 if iscoroutine(result) and self._stepper is not None:
-                    who = Request((0,) * len(IN_HEADER.zeros))
-                    result = self._stepper.step(result, who, settle)
+                    result = self._stepper.step(result)
+                    if result is WAITING:
+                        self._stepper.adopt(Request((0,) * len(IN_HEADER.zeros)), settle)
             except BaseException as exc:
                 settle(None, exc)
             else:
@@ -261,6 +264,15 @@ class Session:
         if not future.done() and not self._has_ended() and self._withdraw(run):
             raise OSError(errno.EBUSY, f"{self.mountpoint} leads to this mount no more")
         return future.result()
+
+    def observe(self, observer: Observer | None) -> None:
+        """Have `observer` watch all requests from now on, in place of whoever does; None: nobody.
+
+        Each reader changes over at its next request, and loses none. From any thread.
+        """
+        self._observer = observer
+        for reader in list(self._readers):
+            reader.observe(observer)
 
     def busy(self) -> bool:
         """Never known here: a RELEASE may still be under way. umount2(2) is the one to say so."""

@@ -6,8 +6,8 @@ import signal
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
-from inspect import iscoroutine
 from pathlib import Path
+from types import CoroutineType
 from typing import Any, cast
 
 from puffs.attach.fuse.abi import Opcode
@@ -41,14 +41,16 @@ class SteppedFlow:
 
     def then(self, after: F) -> F:
         """Steps a coroutine, and calls `after` when it has finished, now or later."""
-        channel, step, waiting = self._channel, self._stepper.step, self._waiting
+        channel, waiting = self._channel, self._waiting
+        step, adopt = self._stepper.step, self._stepper.adopt
 
         def later(result: Any, *args: Any) -> None:
-            if iscoroutine(result):
-                request = channel.request()
-                result = step(result, request, partial(self._finish, request, after, args))
+            if type(result) is CoroutineType:
+                result = step(result)
                 if result is WAITING:
+                    request = channel.request()
                     waiting[request.unique] = request
+                    adopt(request, partial(self._finish, request, after, args))
                     return
             after(result, *args)
 
@@ -79,14 +81,14 @@ class SteppedFlow:
             while True:
                 result = steps.send(result) if error is None else steps.throw(error)
                 error = None
-                if iscoroutine(result):
-                    go_on = partial(self._go_on, steps, request)
+                if type(result) is CoroutineType:
                     try:
-                        result = self._stepper.step(result, request, go_on)
+                        result = self._stepper.step(result)
                     except Exception as exc:
                         error = exc
                     if result is WAITING:
                         self._waiting[request.unique] = request
+                        self._stepper.adopt(request, partial(self._go_on, steps, request))
                         return
         except StopIteration:
             return

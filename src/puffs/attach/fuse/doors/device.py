@@ -1,9 +1,12 @@
 """Opening /dev/fuse, and why it cannot be opened."""
 
 import errno
+import fcntl
 import os
+import struct
 from typing import Final
 
+from puffs.attach.fuse.abi import FUSE_DEV_IOC_CLONE
 from puffs.attach.fuse.doors import reasons
 from puffs.attach.fuse.doors.reasons import DoorShut, Reason
 from puffs.attach.fuse.machine import Machine
@@ -71,3 +74,21 @@ def _for_everybody(machine: Machine) -> bool:
         return machine.stat(DEVICE).st_mode & _WORLD == _WORLD
     except OSError:
         return False
+
+
+def clone_device(machine: Machine, fd: int) -> int:
+    """Another descriptor of the connection `fd`, for another thread (FUSE_DEV_IOC_CLONE, fuse(4)).
+
+    A request must be answered on the descriptor that it was read from.
+
+    Raises:
+        DoorShut, MountError: as `open_device`.
+        OSError: the kernel does not make one.
+    """
+    clone = open_device(machine)
+    try:
+        fcntl.ioctl(clone, FUSE_DEV_IOC_CLONE, struct.pack("=I", fd))
+    except BaseException:
+        os.close(clone)
+        raise
+    return clone

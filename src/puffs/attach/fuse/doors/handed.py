@@ -20,6 +20,9 @@ from puffs.attach.fuse.options import MountOptions
 FUSE_DEVICE: Final = (10, 229)
 """major and minor of /dev/fuse (Documentation/admin-guide/devices.txt of the kernel)."""
 
+_STILL_OPEN: Final = ("max_write", "threads")
+"""Options of the server, and not of the mount."""
+
 
 def descriptor_of(mountpoint: str | os.PathLike[str]) -> int | None:
     """The N of a mount point ``/dev/fd/N``; None for any other."""
@@ -65,12 +68,12 @@ def check_options(options: MountOptions) -> None:
     Raises:
         MountError: an option has come too late.
     """
-    as_mounted = MountOptions(max_write=options.max_write)
-    if options != as_mounted:
+    chosen = {name: getattr(options, name) for name in _STILL_OPEN}
+    if options != MountOptions(**chosen):
         raise MountError(
             errno.EINVAL,
-            "the connection has been mounted already: of the mount options only max_write can "
-            "still be chosen, the others belong to the command that mounts",
+            f"the connection has been mounted already: only {' and '.join(_STILL_OPEN)} can still "
+            "be chosen, the other mount options belong to the command that mounts",
         )
 
 

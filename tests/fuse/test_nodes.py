@@ -1,0 +1,428 @@
+"""What the kernel knows of files, and for how long: lookups and their end, open files, caches."""
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+import puffs
+from puffs.attach.child import spawn
+from puffs.attach.fuse.abi import notify_resend
+from puffs.attach.fuse.session import Session
+from puffs.attach.serve import run
+from puffs.kernel.mount import Mount
+from tests.attach.toy import ROOT
+from tests.fuse.conftest import PATIENCE, Notes, Serve, Served
+from tests.fuse.servers import Cached, Noting
+
+pytestmark = pytest.mark.fuse
+
+FILE, DIR, LINK = ROOT + 1, ROOT + 2, ROOT + 3
+"""The cookies of what a `Toy` begins with."""
+
+
+def drop_caches() -> None:
+    """Have the kernel forget every name and node that nobody uses."""
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
+def reclaimed(served: Served) -> Counter[int]:
+    return Counter(note[1] for note in served.notes("reclaim"))
+
+
+# --------------------------------------------------------------------------- inactive and reclaim
+
+
+def test_an_unlinked_file_lives_until_it_is_closed(serve: Serve) -> None:
+    served = serve(Noting)
+    path = served.path / "file"
+    with open(path, "rb", buffering=0) as file, open(path, "rb", buffering=0) as other:
+        path.unlink()
+        assert not path.exists()
+        other.close()
+        assert file.read() == b"contents"
+        assert os.fstat(file.fileno()).st_nlink == 0
+        assert served.notes("inactive", "reclaim") == []
+    served.round_trips(lambda: served.notes("reclaim") != [])
+    assert [note[:2] for note in served.notes("close", "inactive", "reclaim")] == [
+        ("close", FILE),
+        ("close", FILE),
+        ("inactive", FILE),
+        ("reclaim", FILE),
+    ]
+
+
+def test_every_last_close_makes_a_node_inactive(serve: Serve) -> None:
+    served = serve(Noting)
+    for _ in range(3):
+        served.path.joinpath("file").read_bytes()
+        os.listdir(served.path / "dir")
+    served.round_trips(lambda: len(served.notes("inactive")) == 6)
+    assert Counter(served.notes("inactive")) == {("inactive", FILE): 3, ("inactive", DIR): 3}
+    assert served.notes("reclaim") == []
+
+
+def test_a_file_with_two_names_is_reclaimed_when_both_are_gone(serve: Serve) -> None:
+    served = serve(Cached)
+    first, second = served.path / "file", served.path / "dir" / "second"
+    os.link(first, second)
+    assert first.stat().st_ino == second.stat().st_ino
+    assert first.stat().st_nlink == 2
+    first.unlink()
+    os.statvfs(served.path)
+    assert served.notes("reclaim") == []
+    assert second.read_text() == "contents"
+    second.unlink()
+    served.round_trips(lambda: served.notes("reclaim") != [])
+    assert reclaimed(served) == {FILE: 1}
+
+
+def test_a_removed_directory_is_reclaimed(serve: Serve) -> None:
+    served = serve(Noting)
+    os.rmdir(served.path / "dir")
+    served.round_trips(lambda: served.notes("reclaim") != [])
+    assert reclaimed(served) == {DIR: 1}
+
+
+def test_a_replaced_file_is_reclaimed(serve: Serve) -> None:
+    served = serve(Cached)
+    served.path.joinpath("new").write_text("new contents")
+    served.path.joinpath("file").stat()
+    os.rename(served.path / "new", served.path / "file")
+    served.round_trips(lambda: served.notes("reclaim") != [])
+    assert reclaimed(served) == {FILE: 1}
+    assert served.path.joinpath("file").read_text() == "new contents"
+
+
+def test_what_the_kernel_has_dropped_is_reclaimed_each_time(serve: Serve) -> None:
+    served = serve(Cached)
+    everything = {FILE: 1, DIR: 1, LINK: 1}
+    numbers = set()
+    for times in (1, 2, 3):
+        for name in ("file", "dir", "link"):
+            for _ in range(3):
+                numbers.add(os.lstat(served.path / name).st_ino)
+            assert len(served.notes("lookup")) == len(everything) * times - 2 + sorted(
+                ("file", "dir", "link"), key=["file", "dir", "link"].index
+            ).index(name)
+        drop_caches()
+        served.round_trips(lambda: sum(reclaimed(served).values()) >= 3 * times)
+        assert reclaimed(served) == {cookie: times for cookie in everything}
+    assert len(numbers) == 9  # never the same number for what may be another file
+
+
+def test_what_is_in_use_is_not_dropped(serve: Serve) -> None:
+    served = serve(Cached)
+    served.path.joinpath("link").lstat()
+    with open(served.path / "file") as file:
+        drop_caches()
+        served.round_trips(lambda: served.notes("reclaim") != [])
+        assert reclaimed(served) == {LINK: 1}
+        assert file.read() == "contents"
+
+
+def test_what_a_listing_brought_is_counted(serve: Serve) -> None:
+    served = serve(Cached)
+    assert sorted(os.listdir(served.path)) == ["dir", "file", "link"]
+    for name in ("dir", "file", "link"):
+        os.lstat(served.path / name)
+    assert served.notes("lookup") == []  # they came with the listing
+    drop_caches()
+    served.round_trips(lambda: sum(reclaimed(served).values()) >= 3)
+    assert reclaimed(served) == {FILE: 1, DIR: 1, LINK: 1}
+
+
+def test_the_end_reclaims_what_is_left_once(serve: Serve) -> None:
+    served = serve(Cached)
+    for name in ("file", "link"):
+        os.lstat(served.path / name)
+    served.child.unmount()
+    assert served.ended() == 0
+    assert reclaimed(served) == {FILE: 1, LINK: 1}
+
+
+# ------------------------------------------------------------------------------ callers that go
+
+
+class Gate:
+    """Stops an operation in another process: `pass_through` there, `entered` and `open` here."""
+
+    def __init__(self, directory: Path) -> None:
+        self._in, self._out = directory / "in", directory / "out"
+        os.mkfifo(self._in)
+        os.mkfifo(self._out)
+
+    def pass_through(self) -> None:
+        self._in.write_text("here")
+        self._out.read_text()
+
+    def entered(self) -> None:
+        assert self._in.read_text() == "here"
+
+    def open(self) -> None:
+        self._out.write_text("go on")
+
+
+class Gated(Noting):
+    """Waits at a gate in one operation, once."""
+
+    def __init__(self, notes: Notes, operation: str, gate: Gate) -> None:
+        self.gates = {operation: gate}
+        super().__init__(notes)
+
+    def _recorded(self, name: str, operation: Any) -> Any:
+        call = super()._recorded(name, operation)
+
+        def gated(*args: Any) -> Any:
+            reply = call(*args)
+            if (gate := self.gates.pop(name, None)) is not None:
+                gate.pass_through()
+            return reply
+
+        return gated
+
+
+CALLS = {
+    "lookup": "os.lstat(path + '/file')",
+    "open": "os.open(path + '/file', os.O_RDWR)",
+    "create": "os.open(path + '/new', os.O_CREAT | os.O_RDWR)",
+    "mkdir": "os.mkdir(path + '/new')",
+    "opendir": "os.listdir(path)",
+    "readdir": "os.listdir(path)",
+}
+
+
+@pytest.mark.parametrize("operation", CALLS)
+def test_a_caller_that_is_killed_leaves_nothing_behind(
+    serve: Serve, tmp_path: Path, operation: str
+) -> None:
+    gate = Gate(tmp_path)
+    served = serve(lambda notes: Gated(notes, operation, gate))
+    script = f"import os, sys; path = sys.argv[1]; {CALLS[operation]}"
+    with subprocess.Popen([sys.executable, "-c", script, served.path]) as caller:
+        gate.entered()
+        caller.kill()
+        gate.open()
+        assert caller.wait(PATIENCE) == -signal.SIGKILL
+    drop_caches()
+    served.round_trips(lambda: balanced(served))
+    drop_caches()
+    known = {"lookup": FILE, "open": FILE, "create": LINK + 1, "mkdir": LINK + 1}
+    if operation in known:
+        served.round_trips(lambda: reclaimed(served)[known[operation]] == 1)
+    served.child.unmount()
+    assert served.log == []
+
+
+def balanced(served: Served) -> bool:
+    """Whether all that was opened has been closed."""
+    noted = Counter(note[0] for note in served.notes())
+    opened = noted["open"] + noted["create"], noted["opendir"]
+    return opened == (noted["close"], noted["closedir"])
+
+
+class Resent(Noting):
+    """While it is in one operation it has the kernel send all requests again: the kernel then
+    refuses the reply, as it does when nobody waits for it any more.
+    """
+
+    session: ClassVar[Session]
+
+    def __init__(self, notes: Notes, operation: str) -> None:
+        self.operation = operation
+        super().__init__(notes)
+
+    def _recorded(self, name: str, operation: Any) -> Any:
+        call = super()._recorded(name, operation)
+
+        def resent(*args: Any) -> Any:
+            reply = call(*args)
+            if name == self.operation:
+                self.operation = ""
+                written = threading.Event()
+                notice = self.session._notifier.send(notify_resend())
+                notice.add_done_callback(lambda _: written.set())
+                assert written.wait(PATIENCE)
+            return reply
+
+        return resent
+
+    def create(
+        self, dir: int, name: str, attr: puffs.Attr, flags: int, cred: puffs.Cred
+    ) -> int | tuple[int, object]:
+        if (dir, name) in self.names:  # asked a second time
+            return self.names[dir, name], "file again"
+        return super().create(dir, name, attr, flags, cred)
+
+
+@pytest.fixture
+def serve_with_session(serve: Serve, mountpoint: Path) -> Iterator[Any]:
+    """As `serve`, of a class whose attribute `session` is set to the session."""
+
+    def start(make: Any) -> Served:
+        def give(mount: Mount) -> None:
+            (session,) = mount._attachments
+            type(mount.server).session = session  # type: ignore[attr-defined]
+
+        def mounted(fs: Any, path: Path, *, process: bool) -> Any:
+            def serving(ready: Any) -> None:
+                run(fs, path, on_ready=lambda mount: (give(mount), ready(mount)))  # type: ignore[func-returns-value]
+
+            return spawn(serving, str(path))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("tests.fuse.conftest.mount", mounted)
+            return serve(make)
+
+    return start
+
+
+@pytest.mark.parametrize("operation", ["lookup", "open", "create", "opendir", "readdir"])
+def test_a_reply_that_the_kernel_refuses_is_undone(
+    serve_with_session: Any, operation: str
+) -> None:
+    served: Served = serve_with_session(lambda notes: Resent(notes, operation))
+    calls = {
+        "lookup": lambda path: os.lstat(path / "file"),
+        "open": lambda path: os.close(os.open(path / "file", os.O_RDWR)),
+        "create": lambda path: os.close(os.open(path / "new", os.O_CREAT | os.O_RDWR)),
+        "opendir": os.listdir,
+        "readdir": os.listdir,
+    }
+    calls[operation](served.path)
+    called = len(served.notes(operation))
+    if operation == "readdir":
+        assert called >= 1
+    else:
+        assert called == 2  # the kernel has asked again
+    served.round_trips(lambda: balanced(served))
+    drop_caches()
+    cookies = {"lookup": {FILE}, "open": {FILE}, "create": {LINK + 1}, "opendir": {FILE, DIR, LINK}}
+    cookies["readdir"] = cookies["opendir"]
+    served.round_trips(lambda: reclaimed(served).keys() >= cookies[operation])
+    expected = 2 if operation == "create" else 1  # what was made twice was known twice
+    assert reclaimed(served) == dict.fromkeys(cookies[operation], expected)
+    assert served.log == []
+
+
+# ------------------------------------------------------------------------------------- lifetimes
+
+
+def test_what_may_be_trusted_for_ever_is_asked_once(serve: Serve) -> None:
+    served = serve(Cached)
+    for _ in range(3):
+        assert served.path.joinpath("file").stat().st_size == 8
+        with pytest.raises(FileNotFoundError):
+            served.path.joinpath("nothing").stat()
+    asked = [note[0] for note in served.notes("lookup", "getattr") if note[1:2] != (ROOT,)]
+    lookups = served.notes("lookup")
+    assert lookups == [("lookup", ROOT, "file"), ("lookup", ROOT, "nothing")]
+    assert asked == ["getattr"]
+
+
+def test_what_may_not_be_trusted_is_asked_each_time(serve: Serve) -> None:
+    served = serve(Noting)
+    for _ in range(3):
+        served.path.joinpath("file").stat()
+        with pytest.raises(FileNotFoundError):
+            served.path.joinpath("nothing").stat()
+    lookups = served.notes("lookup")
+    assert lookups == [("lookup", ROOT, "file"), ("lookup", ROOT, "nothing")] * 3
+    assert reclaimed(served) == {}
+
+
+class Changing(Cached):
+    """Changes behind the kernel's back; extended attributes of its directory `dir` are commands."""
+
+    session: ClassVar[Session]
+    root: ClassVar[int] = 1
+
+    def setxattr(self, node: int, name: str, value: bytes, flags: int) -> None:
+        file = self.names.get((ROOT, "file"), FILE)
+        match name.removeprefix("user."):
+            case "grow":
+                self.data[file][:] = value
+                self.attrs[file].size = len(value)
+            case "move":
+                self.names[ROOT, value.decode()] = self.names.pop((ROOT, "file"))
+            case "forget name":
+                notice = self.session.invalidate_name(self.root, value.decode())
+                notice.add_done_callback(lambda done: self.notes.add("told", str(done.exception())))
+            case "forget pages":
+                nodeid = self.session.mount.vnodes.find(FILE).nodeid  # type: ignore[union-attr]
+                notice = self.session.invalidate_pages(nodeid, 0, 0)
+                notice.add_done_callback(lambda done: self.notes.add("told", str(done.exception())))
+            case "wait":
+                self.session.invalidate_name(self.root, "file").result()
+            case "nobody":
+                for notice in (
+                    self.session.invalidate_name(self.root, "no such name"),
+                    self.session.invalidate_name(4711, "file"),
+                    self.session.invalidate_pages(4711, 0, 0),
+                ):
+                    notice.add_done_callback(
+                        lambda done: self.notes.add("told", str(done.exception()))
+                    )
+
+
+def command(served: Served, name: str, value: str = "") -> None:
+    os.setxattr(served.path / "dir", f"user.{name}", value.encode())
+
+
+def test_the_kernel_can_be_told_that_a_file_has_changed(serve_with_session: Any) -> None:
+    served: Served = serve_with_session(Changing)
+    path = served.path / "file"
+    with open(path, "rb", buffering=0) as file:
+        assert file.read() == b"contents"
+        command(served, "grow", "quite other contents")
+        assert path.stat().st_size == 8
+        assert os.pread(file.fileno(), 100, 0) == b"contents"  # as the kernel knows them
+        command(served, "forget pages")
+        served.round_trips(lambda: served.notes("told") == [("told", "None")])
+        assert path.stat().st_size == 20
+        assert os.pread(file.fileno(), 100, 0) == b"quite other contents"
+
+
+def test_the_kernel_can_be_told_that_a_name_has_changed(serve_with_session: Any) -> None:
+    served: Served = serve_with_session(Changing)
+    file, moved = served.path / "file", served.path / "moved"
+    assert file.exists()
+    assert not moved.exists()
+    command(served, "move", "moved")
+    assert file.exists()
+    assert not moved.exists()
+    for name in ("file", "moved"):
+        command(served, "forget name", name)
+    served.round_trips(lambda: served.notes("told") == [("told", "None")] * 2)
+    assert not file.exists()
+    assert moved.read_text() == "contents"
+
+
+def test_telling_what_nobody_knows_is_no_error(serve_with_session: Any) -> None:
+    served: Served = serve_with_session(Changing)
+    command(served, "nobody")
+    served.round_trips(lambda: served.notes("told") == [("told", "None")] * 3)
+
+
+def test_waiting_for_the_kernel_inside_an_operation_is_an_error(serve_with_session: Any) -> None:
+    served: Served = serve_with_session(Changing)
+    served.path.joinpath("file").stat()
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        command(served, "wait")
+    assert served.log[-1].startswith("RuntimeError: waiting for a notification inside an operation")
+    assert served.path.joinpath("file").stat().st_mode & stat.S_IFREG
+
+
+@contextmanager
+def unused() -> Iterator[None]:
+    yield
