@@ -168,7 +168,6 @@ def in_child(
                 os.setgroups([])
                 os.setgid(NOBODY)
                 os.setuid(NOBODY)
-                # Files are made by this user, whoever asks.
             body(f"/proc/self/fd/{fd}")
             status = 0
         except BaseException:

@@ -134,6 +134,8 @@ def opened(mode: str) -> Callable[[Api, str], object]:
     """Open a file and use it for what it was opened for."""
 
     def call(api: Api, path: str) -> object:
+        if path == "pub/fifo":  # the real one waits for another process at the other end
+            return None
         with api.open(path, mode, buffering=0) as stream:
             result: list[object] = [stream.tell(), stream.seekable()]
             if stream.writable():

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import puffs
+from puffs.kernel.mount import Mount
 from tests.server.shelf import CRED, Host, fails
 
 
@@ -61,11 +62,12 @@ def test_ten_seconds() -> None:
 )
 def test_a_file_of_a_value(value: Any, contents: bytes, size: int) -> None:
     visitor = Visitor({"f": value})
-    assert visitor.read("/f") == contents
     attr = visitor.attr("/f")
     assert (attr.mode, attr.size, attr.nlink) == (stat.S_IFREG | 0o444, size, 1)
+    assert visitor.read("/f") == contents
     opened = visitor("open", visitor.node("/f"), os.O_RDONLY, CRED)
-    assert opened.direct_io is callable(value)  # a size of 0 must not end the reading
+    assert opened.direct_io is callable(value)  # the size before it was opened must end no read
+    assert visitor.attr("/f").size == len(contents)
     assert visitor("read", visitor.node("/f"), 1, 2, opened.file) == contents[1:3]
     assert visitor("read", visitor.node("/f"), 100, 2, opened.file) == b""
 
@@ -93,8 +95,7 @@ def test_attributes() -> None:
 
 def test_it_is_read_only_and_trusted_for_no_time() -> None:
     tree = puffs.Tree({})
-    reading = ["getattr", "lookup", "mount", "open", "read", "readdir", "readlink"]
-    assert sorted(tree.operations()) == reading
+    assert Mount(tree).read_only
     assert (tree.name_ttl, tree.attr_ttl, tree.negative_ttl) == (0, 0, 0)
 
 
@@ -124,6 +125,19 @@ def test_a_callable_is_called_at_each_open_and_only_then() -> None:
     assert visitor("read", node, 2, 3, first) == b"and"
 
 
+def test_the_size_of_made_contents_is_known_while_they_are_open() -> None:
+    contents = iter(["long contents", "short"])
+    visitor = Visitor({"f": lambda: next(contents)})
+    node = visitor.node("/f")
+    sizes = [visitor.attr("/f").size]
+    for _ in range(2):
+        visitor("open", node, os.O_RDONLY, CRED)
+        sizes.append(visitor.attr("/f").size)
+        assert visitor("lookup", visitor.root, "f", CRED).attr.size == sizes[-1]
+    visitor("inactive", node)
+    assert [*sizes, visitor.attr("/f").size] == [0, 13, 5, 0]
+
+
 @pytest.mark.parametrize(
     ("raised", "seen"),
     [
@@ -149,7 +163,7 @@ def test_an_unfinished_callable_does_not_say_that_opening_is_not_implemented() -
         raise NotImplementedError
 
     visitor = Visitor({"f": unfinished})
-    with pytest.raises(RuntimeError, match="unfinished.* is not finished") as caught:
+    with pytest.raises(RuntimeError, match=r"unfinished.* is not finished") as caught:
         visitor.read("/f")
     assert not isinstance(caught.value, NotImplementedError)
 

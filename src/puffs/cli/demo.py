@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import signal
 import sys
 import tempfile
@@ -39,7 +40,7 @@ SHOWN = 10
 _SHUT = (errno.ENOENT, errno.EISDIR, errno.ENODEV, errno.ENXIO, errno.EACCES, errno.EPERM)
 """A `MountError` with these says that nothing can be mounted here: the mount point does exist."""
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -55,8 +56,8 @@ def demo() -> None:
         signal.signal(number, _end)
     show = Show(Console(highlight=False))
     try:
-        with tempfile.TemporaryDirectory(prefix="puffs-demo-") as directory:
-            how, problems = perform(Path(directory), show)
+        with _temporary_directory() as directory:
+            how, problems = perform(directory, show)
     except (OSError, StepError) as exc:
         how, problems = "", [explain(exc)]
     for problem in problems[:SHOWN]:
@@ -68,8 +69,25 @@ def demo() -> None:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    """End the program from where it is, so that everything is given back on the way out."""
+    """End the program from where it is: on the way out everything is given back."""
+    _never_mind_signals()
     sys.exit(128 + number)
+
+
+def _never_mind_signals() -> None:
+    """What is being given back shall not be interrupted."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    directory = tempfile.mkdtemp(prefix="puffs-demo-")
+    try:
+        yield Path(directory)
+    finally:
+        _never_mind_signals()
+        shutil.rmtree(directory)
 
 
 def perform(directory: Path, show: Show) -> tuple[str, list[str]]:
@@ -148,6 +166,7 @@ def _mount(directory: Path) -> tuple[ChildMount, Path]:
     mount = puffs.mount(
         partial(_Mounted, requests, counts),
         mountpoint,
+        "auto_unmount",
         process=True,
         on_table=partial(count_requests, counts=requests),
     )

@@ -21,8 +21,8 @@ def mounter(socket: str, mountpoint: str, options: tuple[str, ...], user: str | 
     """Mount for a `puffs serve` that may not: open, mount, hand over.
 
     It meets the server at the Unix socket SOCKET, and ends when the mount can be used. The mount is
-    for the server's user, or for all with -o allow_other. When the server ends, a watcher that stays
-    behind unmounts (-o noauto_unmount: does not).
+    for the server's user, or for all with -o allow_other. When the server ends, a watcher that
+    stays behind unmounts (-o noauto_unmount: does not).
 
     \b
     Examples:

@@ -79,7 +79,17 @@ class Descriptor(int):
     @property
     def path(self) -> str:
         """A path that leads to this very file, for calls that take no descriptor [proc(5)]."""
-        return f"/proc/self/fd/{self}"
+        path = _DescriptorPath(f"/proc/self/fd/{self}")
+        path.descriptor = self
+        return path
+
+
+class _DescriptorPath(str):
+    """The path of a descriptor: it refers to it, or it might come to lead to another file."""
+
+    __slots__ = ("descriptor",)
+
+    descriptor: Descriptor
 
 
 class Volume:

@@ -11,7 +11,7 @@ from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from typing import Final
 
 from puffs.kernel.vnode import Vnode
-from puffs.server.attr import Attr, StatVfs, as_attr
+from puffs.server.attr import TYPE_BYTE, Attr, StatVfs, as_attr
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Buffer, Cookie, DirEntry, Entry, Open
 
@@ -71,7 +71,7 @@ def attributes(reply: object, cookie: Cookie, operation: str) -> Attr:
         attr = reply if type(reply) is Attr else as_attr(reply)
     except TypeError as exc:
         raise ProtocolFault("ERROR", f"{operation}: {exc}", node=cookie) from None
-    if attr.mode >> 12 not in _TYPES:
+    if attr.wire[TYPE_BYTE] >> 4 not in _TYPES:
         raise ProtocolFault(
             "MAKENODE",
             f"{operation} gave the mode {attr.mode:#o}, which names no file type: stat.S_IFREG,"

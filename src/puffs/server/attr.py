@@ -9,6 +9,7 @@ of `fuse_attr` in `fuse(4)` without its inode number, which the kernel half may 
 
 import os
 import stat
+import sys
 import time
 from struct import Struct
 from typing import ClassVar, Final, Self, overload
@@ -19,6 +20,8 @@ _NS: Final = 1_000_000_000
 # flags
 _WIRE: Final = Struct("=QQqqqIIIIIIIIII")
 WIRE_SIZE: Final = _WIRE.size
+TYPE_BYTE: Final = 53 if sys.byteorder == "little" else 54
+"""Where the image has the file type, in the upper half of a byte: the second lowest of `mode`."""
 
 
 class _Number:

@@ -49,10 +49,11 @@ class Tree(FileSystem[Place]):
 
     - `str` or bytes: a file with these contents. Text is encoded as UTF-8.
     - A callable without arguments that returns one of them: a file whose contents are made each
-      time that it is opened, and stay as they are while it is open. Its size is not known before
-      and shown as 0, as in /proc: programs then read to the end. What it raises, the opener gets:
-      an `OSError` as it is, anything else as EIO, with a traceback in the log. For a file of this
-      machine, take `pathlib.Path("/etc/motd").read_bytes`.
+      time that it is opened, and stay as they are while it is open. Its size is 0 until then, as in
+      /proc: what reads a file to its end does well, what goes by the size that it saw before it
+      opened the file finds it empty. What the callable raises, the opener gets: an `OSError` as it
+      is, anything else as EIO, with a traceback in the log. For a file of this machine, take
+      `pathlib.Path("/etc/motd").read_bytes`.
     - A mapping of names to values: a directory.
     - `puffs.Tree.Link("target")`: a symbolic link.
 
@@ -87,6 +88,8 @@ class Tree(FileSystem[Place]):
         self._entries = entries
         self._made_ns = time.time_ns()
         self._uid, self._gid = os.geteuid(), os.getegid()
+        # Of contents that were made for an open file: sendfile(2) and SEEK_END go by the size.
+        self._sizes: dict[Place, int] = {}
         self._left_out: set[tuple[object, ...]] = set()
 
     # ---------------------------------------------------------------------------------- operations
@@ -98,10 +101,11 @@ class Tree(FileSystem[Place]):
         value = self._value(dir).get(name, _MISSING)
         if value is _MISSING or not self._fits(dir, name, value):
             raise FileNotFoundError(ENOENT, name)
-        return Entry(Place((*dir.names, name), _type(value)), self._attr(value))
+        node = Place((*dir.names, name), _type(value))
+        return Entry(node, self._attr(node, value))
 
     def getattr(self, node: Place, file: Any = None) -> Attr:
-        return self._attr(self._value(node))
+        return self._attr(node, self._value(node))
 
     def readdir(self, dir: Place, offset: int, file: Any) -> Iterator[DirEntry]:
         mapping = self._value(dir)
@@ -125,7 +129,12 @@ class Tree(FileSystem[Place]):
         if not isinstance(contents, _CONTENTS):
             where, what = "/".join(node.names), type(contents).__name__
             raise TypeError(f"{where}: {value!r} returned {what}, not str or bytes")
-        return Open(_encoded(contents), direct_io=True)  # so that nobody goes by the size of 0
+        data = _encoded(contents)
+        self._sizes[node] = len(data)
+        return Open(data, direct_io=True)  # the size that the host remembers must end no read
+
+    def inactive(self, node: Place) -> None:
+        self._sizes.pop(node, None)
 
     def read(self, node: Place, offset: int, size: int, file: bytes) -> bytes:
         return file[offset : offset + size]
@@ -141,11 +150,11 @@ class Tree(FileSystem[Place]):
             raise OSError(ESTALE, os.strerror(ESTALE))
         return value
 
-    def _attr(self, value: Any) -> Attr:
-        kind, made_ns = _type(value), self._made_ns
+    def _attr(self, node: Place, value: Any) -> Attr:
+        made_ns = self._made_ns
         return Attr(
-            kind | _PERMISSIONS[kind],
-            _size(value),
+            node.type | _PERMISSIONS[node.type],
+            self._sizes.get(node, 0) if callable(value) else _size(value),
             uid=self._uid,
             gid=self._gid,
             atime_ns=made_ns,
@@ -178,6 +187,7 @@ def _type(value: object) -> int:
 
 
 def _size(value: Any) -> int:
+    """The size of what is no callable."""
     if isinstance(value, str):
         return len(value) if value.isascii() else len(_encoded(value))
     if isinstance(value, Tree.Link):

@@ -37,6 +37,9 @@ class OpenFiles:
         self._lock = threading.Lock()
         self._numbers = count(1)
 
+    def __len__(self) -> int:
+        return len(self._node)
+
     def open(self, vnode: Vnode, file: object) -> int:
         """Enter an open file; its number."""
         fh = self._enter(vnode)

@@ -2,18 +2,20 @@
 
 The two processes meet at a path: whoever comes first listens there. Then, each a line of JSON:
 
-    server:   {"puffs": 1, "name": ..., "rootmode": ..., "threads": ...}     what is to be mounted
-    mounter:  {"mountpoint": ..., "unmounts": true} with the descriptors, or {"error": ..., "code": ...}
-    server:   {"ready": true}, or {"error": ..., "code": ...}
+    server:   {"puffs": 1, "name": ..., "rootmode": ..., "threads": ...}: what is to be mounted
+    mounter:  {"mountpoint": ..., "unmounts": true} with the descriptors
+    server:   {"ready": true}
 
-The descriptors (SCM_RIGHTS, unix(7)) are the connection and clones of it. A mounter of another make
-need not follow this: what counts is the first message that brings descriptors.
+and {"error": ..., "code": ...} instead from either side that cannot go on. The descriptors
+(SCM_RIGHTS, unix(7)) are the connection and clones of it. A mounter of another make need not follow
+this: what counts is the first message that brings descriptors.
 """
 
 import errno
 import json
 import os
 import socket
+import stat
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,9 +62,9 @@ def meet(path: str, owner: int | None = None) -> socket.socket:
             return peer
         except OSError as error:
             peer.close()
-            if error.errno == errno.ECONNREFUSED:  # left behind by one who has been killed
+            if error.errno == errno.ECONNREFUSED and _is_socket(path):
                 with suppress(FileNotFoundError):
-                    os.unlink(path)
+                    os.unlink(path)  # left behind by one who has been killed
             elif error.errno != errno.ENOENT:
                 raise _cannot_meet(path, error) from error
         try:
@@ -70,6 +72,13 @@ def meet(path: str, owner: int | None = None) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE:  # somebody was faster
                 raise _cannot_meet(path, error) from error
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _await(path: str, owner: int | None) -> socket.socket:
@@ -112,7 +121,8 @@ def _send(peer: socket.socket, message: dict[str, Any], fds: list[int] | None = 
 
 def _receive(peer: socket.socket) -> tuple[dict[str, Any], list[int]]:
     """Receive a line, or whatever comes with descriptors; nothing of either at the end."""
-    data, fds = b"", []
+    data = b""
+    fds: list[int] = []
     while b"\n" not in data and len(data) < MAX_LINE and not fds:
         more, fds, _, _ = socket.recv_fds(peer, MAX_LINE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         if not more:

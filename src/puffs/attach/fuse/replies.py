@@ -184,10 +184,16 @@ class Replies:
                 refused(exc, unique)
 
         def data(reply: Any, unique: int, size: int, cookie: Cookie) -> None:
-            if type(reply) is not bytes or len(reply) > size:
+            kind = type(reply)
+            if kind is not bytes and not (
+                kind is memoryview and reply.format == "B" and reply.ndim == 1
+            ):
                 reply = police.data(reply, size, cookie)
+            length = len(reply)
+            if length > size:
+                police.data(reply, size, cookie)
             try:
-                writev(fd, (pack_header(HEADER + len(reply), 0, unique), reply))
+                writev(fd, (pack_header(HEADER + length, 0, unique), reply))
             except OSError as exc:
                 refused(exc, unique)
 
@@ -230,12 +236,15 @@ class Replies:
         getattr_ = self._mount.ops["getattr"]
         lifetimes_of = self.lifetimes_of
 
+        usual = self.lifetimes
+
         def send(attr: Attr, unique: int, vnode: Vnode, entry: Entry | None) -> None:
             """Tell the kernel of a vnode that was counted for it; count back if it cannot be."""
             told = False
             id_, generation = vnode.nodeid, vnode.generation
             try:
-                name_s, attr_s, name_ns, attr_ns = lifetimes_of(entry)
+                lifetimes = usual if entry is None else lifetimes_of(entry)
+                name_s, attr_s, name_ns, attr_ns = lifetimes
                 ino = attr.ino or vnode.ino
                 head = pack(size, 0, unique, id_, generation, name_s, attr_s, name_ns, attr_ns, ino)
                 vnode.ino = ino

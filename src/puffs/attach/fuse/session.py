@@ -21,6 +21,7 @@ from puffs.attach.fuse import mounting, syscalls
 from puffs.attach.fuse.abi import (
     FUSE_DEV_IOC_CLONE,
     IN_HEADER,
+    KERNEL_VERSION,
     Opcode,
     notify_inval_entry,
     notify_inval_inode,
@@ -68,7 +69,8 @@ class Session:
         self.mountpoint = mountpoint
         self._fd = fd
         found = find_mount(mountpoint)
-        self._device = found.device if found is not None else None
+        self.device = found.device if found is not None else None
+        """(major, minor) of the mount; None where it cannot be seen."""
         self._max_write = max_write
         self._on_ready = on_ready
         self._on_table = on_table
@@ -138,8 +140,10 @@ class Session:
             stepper=stepper,
             on_table=self._on_table,
         )
-        self._readers.append(reader)
-        reader.observe(self._observer)  # after it is in the list: `observe` may come just now
+        with self._lock:
+            self._readers.append(reader)
+            if self._observer is not None:
+                reader.observe(self._observer)
         return reader
 
     def ready(self) -> None:
@@ -270,9 +274,20 @@ class Session:
 
         Each reader changes over at its next request, and loses none. From any thread.
         """
-        self._observer = observer
-        for reader in list(self._readers):
-            reader.observe(observer)
+        with self._lock:
+            self._observer = observer
+            for reader in self._readers:
+                reader.observe(observer)
+
+    def facts(self) -> dict[str, object]:
+        """What can be told of the connection: for `puffs status`."""
+        negotiated = self._negotiated
+        return {
+            "protocol": f"{KERNEL_VERSION}.{negotiated.minor}" if negotiated else None,
+            "max_write": negotiated.max_write if negotiated else None,
+            "threads": len(self._readers),
+            "open_files": len(self._files),
+        }
 
     def busy(self) -> bool:
         """Never known here: a RELEASE may still be under way. umount2(2) is the one to say so."""
@@ -308,7 +323,7 @@ class Session:
     def _is_on_top(self) -> bool:
         """Whether the mount point leads to this mount, and not to another one or to none."""
         found = find_mount(self.mountpoint)
-        return found is not None and found.device == self._device
+        return found is not None and found.device == self.device
 
     def _detach_hidden(self, force: bool) -> None:
         """End a mount that something was mounted over, or that somebody has taken out of the tree
@@ -316,11 +331,11 @@ class Session:
         """
         if self._has_ended():  # somebody was faster
             return
-        if not force or self._device is None:
+        if not force or self.device is None:
             raise OSError(
                 errno.EBUSY, f"{self.mountpoint} leads to this mount no more, but it is in use"
             )
-        mounting.abort_connection(self._device[1])
+        mounting.abort_connection(self.device[1])
 
     def _has_ended(self) -> bool:
         """Whether the connection is over. One that somebody is just unmounting is waited for."""

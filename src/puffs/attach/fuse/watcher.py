@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> int:
     mount_id, device, pidfd, _ = arguments
     major, _, minor = device.partition(":")
     waiting = select.poll()
-    waiting.register(0, 0)  # POLLHUP comes unasked
+    waiting.register(0, select.POLLRDHUP)  # of a socket; the end of a pipe comes unasked
     if int(pidfd) >= 0:
         waiting.register(int(pidfd), select.POLLIN)
     waiting.poll()
