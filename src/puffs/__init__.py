@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from puffs.attach.main import main as main
     from puffs.attach.serve import mount as mount
     from puffs.attach.serve import run as run
+    from puffs.attach.serve import session as session
     from puffs.kernel.args import MountArgs as MountArgs
     from puffs.kernel.mount import Mount as Mount
     from puffs.kernel.mount import Status as Status
@@ -46,7 +47,7 @@ _HOME = {
     "puffs.attach.fuse.mounting": "MountError",
     "puffs.attach.local.vfs": "LocalFileSystem local",
     "puffs.attach.main": "main",
-    "puffs.attach.serve": "mount run",
+    "puffs.attach.serve": "mount run session",
     "puffs.kernel.args": "MountArgs",
     "puffs.kernel.mount": "Mount Status",
     "puffs.server.access": "check_access check_setattr check_sticky inherit",

@@ -214,6 +214,8 @@ class Toy(puffs.FileSystem[int]):
         self, node: int, changes: puffs.Changes, file: object, cred: puffs.Cred
     ) -> puffs.Attr:
         changes.apply(self.attrs[node])
+        if changes.size is not None:
+            del self.data[node][changes.size :]
         return self.attrs[node]
 
     def access(self, node: int, mode: int, cred: puffs.Cred) -> None:

@@ -90,7 +90,7 @@ class Many(puffs.FileSystem[int]):
         return puffs.Attr(kind | 0o755, size=node, ino=node + 1000)
 
     def readdir(self, dir: int, offset: int, file: object) -> Iterator[puffs.DirEntry]:
-        for number in self.numbers:
+        for number in list(self.numbers):
             if number > offset:
                 entry = puffs.Entry(number, self.getattr(number)) if self.plus else None
                 position = number if self.positions else 0
@@ -101,9 +101,7 @@ class Many(puffs.FileSystem[int]):
     def remove(self, dir: int, name: str, cred: puffs.Cred) -> None:
         self.numbers.remove(self.lookup(dir, name, cred))
 
-    def create(
-        self, dir: int, name: str, attr: puffs.Attr, flags: int, cred: puffs.Cred
-    ) -> int:
+    def create(self, dir: int, name: str, attr: puffs.Attr, flags: int, cred: puffs.Cred) -> int:
         number = int(name.removeprefix("file "))
         self.numbers.append(number)
         self.numbers.sort()

@@ -284,9 +284,7 @@ def serve_with_session(serve: Serve, mountpoint: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("operation", ["lookup", "open", "create", "opendir", "readdir"])
-def test_a_reply_that_the_kernel_refuses_is_undone(
-    serve_with_session: Any, operation: str
-) -> None:
+def test_a_reply_that_the_kernel_refuses_is_undone(serve_with_session: Any, operation: str) -> None:
     served: Served = serve_with_session(lambda notes: Resent(notes, operation))
     calls = {
         "lookup": lambda path: os.lstat(path / "file"),

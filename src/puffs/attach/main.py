@@ -12,9 +12,9 @@ from typing import NoReturn
 
 from puffs.attach.child import daemonize
 from puffs.attach.fuse.mountpoint import MountError
-from puffs.attach.fuse.options import help_text, parse_options
+from puffs.attach.fuse.options import help_text
 from puffs.attach.fuse.places import MountPoint, Where, place_of
-from puffs.attach.serve import Options, Server, run
+from puffs.attach.serve import Options, Server, parsed_options, run
 from puffs.attach.systemd import notify
 from puffs.kernel.mount import Mount
 
@@ -69,7 +69,7 @@ def main(fs: Server, argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def mount_command(
-    prog: str, fs: Server, mountpoint: Where, options: Sequence[str], *, foreground: bool
+    prog: str, fs: Server, mountpoint: Where, options: Options, *, foreground: bool
 ) -> int:
     """Do what a command called `prog` does that mounts `fs`; return its exit status.
 
@@ -87,7 +87,7 @@ def mount_command(
         notify("STOPPING=1")
 
     try:
-        wanted = parse_options(options)
+        wanted = parsed_options(options)
         if wanted.auto_unmount is None and isinstance(place_of(mountpoint), MountPoint):
             wanted.auto_unmount = True
         if foreground:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
+from puffs.attach.driven import DrivenSession, StartSoon
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Servable
+from puffs.server.stepping import is_async
 
 logger = logging.getLogger("puffs")
 
@@ -133,6 +135,27 @@ def mount(
     return mounted
 
 
+def session(
+    fs: Server,
+    mountpoint: str | os.PathLike[str],
+    options: Options = (),
+    *,
+    start_soon: StartSoon | None = None,
+) -> DrivenSession:
+    """Mount `fs` on `mountpoint` for an event loop of the program's own to serve: see `driven`.
+
+    `start_soon` starts a task, as a nursery's does: `async def` operations need it. Raises as `run`
+    does; `TypeError` for `async def` operations without `start_soon`.
+    """
+    request = _Request(fs, mountpoint, options, lambda _: None, None)
+    server, args = request.built()
+    if server.asynchronous and (start_soon is None or is_async(server.operations()["mount"])):
+        raise TypeError(
+            "a session with async def operations needs start_soon, and a `mount` that is a def"
+        )
+    return DrivenSession(request.connect(Mount(server, args))[0], start_soon)
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     """What `run` or `mount` was asked for."""
@@ -193,9 +216,7 @@ class _Request:
 
     def wanted(self) -> MountOptions:
         """The mount options."""
-        if isinstance(self.options, MountOptions):
-            return self.options
-        return parse_options([self.options] if isinstance(self.options, str) else self.options)
+        return parsed_options(self.options)
 
     def built(self) -> tuple[Servable, MountArgs]:
         """The file server (a class or a function is called for it), and what is asked for it."""
@@ -227,6 +248,13 @@ class _Request:
             on_table=self.on_table,
         )
         return session, connection
+
+
+def parsed_options(options: Options) -> MountOptions:
+    """The options as `MountOptions`. Raises `OptionError`."""
+    if isinstance(options, MountOptions):
+        return options
+    return parse_options([options] if isinstance(options, str) else options)
 
 
 class _LoopMount(Mount):
@@ -314,4 +342,4 @@ def _unmount_at_exit(mount: Mount, pid: int) -> None:
         logger.error("at the end of the interpreter: %s", exc)
 
 
-__all__ = ["MountError", "Options", "Server", "mount", "run"]
+__all__ = ["MountError", "Options", "Server", "mount", "run", "session"]

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from puffs.check.registry import GROUPS, Check, select
 from puffs.check.result import Mode, Outcome, Result, Verdict
-from puffs.check.runner import CannotStart, Limits, applicable, run
+from puffs.check.runner import NOT_IMPLEMENTED, CannotStart, Limits, applicable, run
 from puffs.check.worker import Factory
 from puffs.cli.app import Failure
 from puffs.cli.spec import parse_spec
@@ -207,7 +207,9 @@ def _left_out(results: list[Result]) -> Table:
     """By reason. Of several missing operations the first one stands for all."""
     names: dict[str, dict[str, None]] = {}
     for result in results:
-        reason = result.verdict.message.partition(",")[0]
+        reason = result.verdict.message
+        if reason.startswith(NOT_IMPLEMENTED):
+            reason = reason.partition(",")[0]
         names.setdefault(reason, {})[result.check.name] = None
     table = Table("left out", Column("why", min_width=30), box=box.SIMPLE_HEAD)
     for reason, listed in names.items():

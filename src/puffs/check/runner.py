@@ -29,6 +29,8 @@ START_SECONDS: Final = 60.0
 """How long a file server may take to start, and to end."""
 GRACE_SECONDS: Final = 1.0
 """How much longer than its limit a worker may take, to print where it stands, and to be killed."""
+NOT_IMPLEMENTED: Final = "not implemented"
+"""How the reason begins when operations are missing; their names follow, divided by commas."""
 OUTPUT_MAX: Final = 4000
 """How much of what a file server writes during one check is kept: characters at the end of it."""
 
@@ -110,7 +112,7 @@ def why_left_out(check: Check, operations: frozenset[str]) -> str:
     if "mknod" in operations:  # makes regular files too: the kernel half asks it then
         present |= {"create"}
     if missing := [name for name in OPERATIONS if name in check.needs - present]:
-        return f"not implemented: {', '.join(missing)}"
+        return f"{NOT_IMPLEMENTED}: {', '.join(missing)}"
     if check.root and os.geteuid() != 0:
         return "only for root"
     return ""

@@ -21,15 +21,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from puffs.attach.child import ChildMount
+from puffs.attach.child import ChildMount, spawn
 from puffs.attach.local.vfs import LocalFileSystem, local
-from puffs.attach.serve import mount
+from puffs.attach.serve import run
 from puffs.check import battery
 from puffs.check.registry import Check, all_checks
 from puffs.check.result import Mode, Outcome, Verdict
 from puffs.check.target import LocalTarget, MountedTarget, Target
 from puffs.check.verdict import LeftOut, error_name
-from puffs.kernel.mount import Servable
+from puffs.kernel.mount import Mount, Servable
 from puffs.server.operations import CHANGING
 
 Factory = Callable[[], Servable]
@@ -123,25 +123,27 @@ class Worker:
     def _start(self) -> None:
         job = self._job
         if job.mode is Mode.IN_PROCESS:
-            server = job.factory()
-            self._operations = frozenset(server.operations())
-            self._local = local(server)
+            self._local = local(job.factory)
+            self._operations = frozenset(self._local.mount.ops)
             return
         reading, writing = os.pipe()
+        options = "allow_other" if os.geteuid() == 0 else ""
 
-        def factory() -> Servable:
+        def serve(ready: Callable[[Mount], None]) -> None:
             """In the child: what it holds of ours would keep our end from being noticed."""
             self._control.close()
             os.close(reading)
-            server = job.factory()
-            os.write(writing, " ".join(server.operations()).encode())
-            os.close(writing)
-            return server
 
-        options = "allow_other" if os.geteuid() == 0 else ""
+            def tell(mount: Mount) -> None:
+                os.write(writing, " ".join(mount.ops).encode())
+                os.close(writing)
+                ready(mount)
+
+            run(job.factory, job.mountpoint, options, on_ready=tell)
+
         with open(reading, "rb") as pipe:
             try:
-                self._child = mount(factory, job.mountpoint, options, process=True)
+                self._child = spawn(serve, job.mountpoint)
             finally:
                 os.close(writing)
             self._operations = frozenset(pipe.read().decode().split())

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
+from inspect import iscoroutine
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from puffs.kernel import police
@@ -380,5 +381,17 @@ class Mount:
             return
         try:
             self.finish(operation(*args))
+        except Exception:
+            logger.exception("%s failed in the file server", name)
+
+    async def tell_and_wait(self, name: str, *args: Any) -> None:
+        """The same for an attachment with an event loop, which waits until it has been done."""
+        operation = self.ops.get(name)
+        if operation is None:
+            return
+        try:
+            result = operation(*args)
+            if iscoroutine(result):
+                await result
         except Exception:
             logger.exception("%s failed in the file server", name)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Coroutine
 from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction
 from typing import Any, Final, Protocol
 
-from puffs.server.cred import Requester
+from puffs.server.cred import Cred, Requester
+from puffs.server.errors import logger
 
 Done = Callable[[Any, BaseException | None], None]
 """Is given the result of an operation, or what it raised."""
@@ -61,3 +62,24 @@ def finish(result: Any) -> Any:
     from puffs.server.aio import run_apart
 
     return run_apart(result)
+
+
+def aside(stepper: Stepper, result: Any) -> Any:
+    """The result of a message that nobody waits for: a coroutine goes on beside the rest."""
+    if iscoroutine(result):
+        result = stepper.step(result)
+        if result is WAITING:
+            stepper.adopt(_Nobody(), _log_failure)
+    return result
+
+
+class _Nobody:
+    """Stands for the request of what no caller has asked for."""
+
+    def cred(self) -> Cred:
+        raise LookupError("nobody called this operation: it comes from the kernel half")
+
+
+def _log_failure(_result: Any, error: BaseException | None) -> None:
+    if isinstance(error, Exception):  # not if it was cancelled
+        logger.error("an operation failed in the file server", exc_info=error)

@@ -10,15 +10,14 @@ import os
 import selectors
 from collections.abc import Callable
 from contextvars import Context
-from inspect import iscoroutine
-from typing import Any, TypeVarTuple
+from functools import partial
+from typing import TypeVarTuple
 
 from puffs.attach.fuse.reader import Enough, Read, Reader, Stop
 from puffs.attach.fuse.session import Session
 from puffs.server.aio import AsyncioStepper
 from puffs.server.cred import requester
-from puffs.server.errors import logger
-from puffs.server.stepping import WAITING
+from puffs.server.stepping import aside
 
 _Ts = TypeVarTuple("_Ts")
 
@@ -48,7 +47,7 @@ class _Server:
 
     async def serve(self) -> None:
         session, mount = self._session, self._session.mount
-        mount.finish = self._aside
+        mount.finish = partial(aside, self._stepper)
         try:
             if await asyncio.to_thread(session.start):
                 session.serving_here()
@@ -64,7 +63,7 @@ class _Server:
             session.close()
             await self._stepper.drain(GRACE_SECONDS)
             for name, args in mount.last_words(session):
-                await self._tell(name, *args)
+                await mount.tell_and_wait(name, *args)
             self._stepper.close()
             mount.gone()
 
@@ -120,37 +119,6 @@ class _Server:
         if not self._ended.done():
             self._loop.remove_reader(self._session.fileno())
             self._ended.set_result(None)
-
-    def _aside(self, result: Any) -> Any:
-        """The result of a message that nobody waits for: a coroutine goes on beside the rest."""
-        if iscoroutine(result):
-            result = self._stepper.step(result)
-            if result is WAITING:
-                self._stepper.adopt(_Nobody(), _log_failure)
-        return result
-
-    async def _tell(self, name: str, *args: Any) -> None:
-        operation = self._session.mount.ops.get(name)
-        if operation is None:
-            return
-        try:
-            result = operation(*args)
-            if iscoroutine(result):
-                await result
-        except Exception:
-            logger.exception("%s failed in the file server", name)
-
-
-class _Nobody:
-    """Stands for the request of what no caller asked for."""
-
-    def cred(self) -> Any:
-        raise LookupError("nobody called this operation: it comes from the kernel half")
-
-
-def _log_failure(_result: Any, error: BaseException | None) -> None:
-    if error is not None and not isinstance(error, asyncio.CancelledError):
-        logger.error("an operation failed in the file server", exc_info=error)
 
 
 class _Selector(selectors.DefaultSelector):

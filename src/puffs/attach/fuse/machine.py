@@ -49,9 +49,9 @@ class Machine:
         """stat(2)."""
         return os.stat(path)
 
-    def statvfs(self, path: str) -> os.statvfs_result:
-        """statvfs(2), for the flags of the file system that `path` lies on."""
-        return os.statvfs(path)
+    def mount_flags(self, path: str) -> int:
+        """The flags (ST_NOSUID...) of the mount that `path` lies on: statvfs(3)."""
+        return os.statvfs(path).f_flag
 
     def which(self, *names: str) -> str | None:
         """The first program of these names that can be executed."""

@@ -208,12 +208,20 @@ def help_text() -> str:
     return "\n".join(f"  {usage:{width}}  {text}" for usage, text in help_rows())
 
 
-def parse_options(words: Iterable[str]) -> MountOptions:
+def is_option(name: str) -> bool:
+    """Whether there is a mount option of that name."""
+    return name in _BY_NAME
+
+
+def parse_options(
+    words: Iterable[str], ignore: Callable[[str], bool] = lambda name: False
+) -> MountOptions:
     r"""Return what the options ask for; of two that contradict each other the later one wins.
 
     Args:
         words: what followed each ``-o``: lists separated by commas. A backslash takes away the
             meaning of a comma or backslash after it: ``fsname=a\,b``.
+        ignore: whether an option of that name is to be passed over.
 
     Raises:
         OptionError: an option is unknown, or its value is missing, unwanted or out of range.
@@ -221,7 +229,8 @@ def parse_options(words: Iterable[str]) -> MountOptions:
     options = MountOptions()
     for word in words:
         for text in _split(word):
-            _apply(options, text)
+            if not ignore(text.partition("=")[0]):
+                _apply(options, text)
     return options
 
 

@@ -171,7 +171,7 @@ def powerless(machine: Machine) -> Reason | None:
         return reasons.NO_HELPER
     if machine.status("NoNewPrivs") == "1":
         return reasons.HELPER_NO_NEW_PRIVS
-    if machine.statvfs(program).f_flag & os.ST_NOSUID:
+    if machine.mount_flags(program) & os.ST_NOSUID:
         return reasons.HELPER_NOSUID
     found = machine.stat(program)
     # In a user namespace that does not know root, its files seem to be nobody's.
