@@ -3,12 +3,12 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from puffs.attach.fuse.abi import FUSE_INIT_EXT, IN_HEADER, INIT_IN, Opcode
-from puffs.attach.fuse.machine import CAP_SYS_ADMIN, Machine
+from puffs.attach.fuse.machine import Machine
 
 NO_CAPS, ALL_CAPS = "0" * 16, "000001ffffffffff"
 
@@ -78,9 +78,13 @@ class FakeMachine(Machine):
             self.put("/usr/bin/fusermount3", f"#!/bin/sh\n{helper}\n")
             os.chmod(root / "usr/bin/fusermount3", helper_mode)
 
+    def _place(self, path: str) -> Path:
+        """Where a file of this machine really is."""
+        return Path(path) if path.startswith(str(self.root)) else self.root / path.lstrip("/")
+
     def put(self, path: str, text: str) -> None:
         """Make a file."""
-        place = self.root / path.lstrip("/")
+        place = self._place(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
 
@@ -95,14 +99,14 @@ class FakeMachine(Machine):
         return self.user
 
     def read(self, path: str) -> str | None:
-        return super().read(str(self.root / path.lstrip("/")))
+        return super().read(str(self._place(path)))
 
     def write(self, path: str, text: str) -> None:
         self._refused("write")
         self.put(path, text)
 
     def stat(self, path: str) -> os.stat_result:
-        found = list(os.stat(self.root / path.lstrip("/")))
+        found = list(os.stat(self._place(path)))
         found[stat.ST_UID] = 0
         return os.stat_result(found)
 
@@ -112,14 +116,11 @@ class FakeMachine(Machine):
     def which(self, *names: str) -> str | None:
         places = [self.root / "usr/bin" / name for name in names]
         found = next((place for place in places if place.exists()), None)
-        return None if found is None else "/" + str(found.relative_to(self.root))
-
-    def program(self, path: str) -> str:
-        return str(self.root / path.lstrip("/"))
+        return None if found is None else str(found)
 
     def open(self, path: str) -> int:
         self._refused("open")
-        if not (self.root / path.lstrip("/")).exists():
+        if not self._place(path).exists():
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         reader, writer = os.pipe()
         os.write(writer, self._init)
@@ -144,6 +145,3 @@ def init(flags2: int, minor: int) -> bytes:
     )
     header = IN_HEADER.pack(len=IN_HEADER.size + len(body), opcode=Opcode.INIT, unique=2)
     return header + body
-
-
-__all__ = ["ALL_CAPS", "CAP_SYS_ADMIN", "NO_CAPS", "Callable", "FakeMachine", "init", "status"]

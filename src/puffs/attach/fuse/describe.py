@@ -50,9 +50,18 @@ _u64: Final = Struct("=Q").unpack_from
 
 _ACCESS: Final = {os.O_RDONLY: "RDONLY", os.O_WRONLY: "WRONLY", os.O_RDWR: "RDWR"}
 _OPEN_FLAGS: Final = {
-    getattr(os, f"O_{name}"): name
-    for name in ("APPEND", "CREAT", "EXCL", "TRUNC", "NONBLOCK", "DIRECT", "DIRECTORY")
-    + ("NOFOLLOW", "NOATIME", "SYNC", "DSYNC", "TMPFILE")
+    os.O_APPEND: "APPEND",
+    os.O_CREAT: "CREAT",
+    os.O_EXCL: "EXCL",
+    os.O_TRUNC: "TRUNC",
+    os.O_NONBLOCK: "NONBLOCK",
+    os.O_DIRECT: "DIRECT",
+    os.O_DIRECTORY: "DIRECTORY",
+    os.O_NOFOLLOW: "NOFOLLOW",
+    os.O_NOATIME: "NOATIME",
+    os.O_SYNC: "SYNC",
+    os.O_DSYNC: "DSYNC",
+    os.O_TMPFILE: "TMPFILE",
 }
 _SILENT_FLAGS: Final = 0o100000
 """O_LARGEFILE, which the kernel adds to every open of a 64-bit program."""
@@ -134,7 +143,7 @@ def _bytes(amount: int) -> str:
 
 def _entry(_length: int, head: bytes, _entries: int) -> str:
     if len(head) >= 8 and _u64(head)[0] == 0:
-        return "no such name, and it may be remembered"
+        return "no such name (to be remembered)"
     return _attributes(head, _ENTRY_ATTR)
 
 

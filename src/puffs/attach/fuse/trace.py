@@ -27,8 +27,10 @@ LOOK_SECONDS: Final = 1.0
 """How often it is looked for requests that do not end."""
 
 _BATCH: Final = 256
-_TARGET_WIDTH: Final = 44
-_CALLER_WIDTH: Final = 18
+_TARGET_WIDTH: Final = 52
+_CALLER_WIDTH: Final = 20
+_PATHS: Final = frozenset(("name", "target", "to"))
+"""Arguments that hold what users have named."""
 
 
 class Trace:
@@ -211,7 +213,7 @@ def shown_text(value: object) -> str:
 def _target(told: Mapping[str, Any]) -> str:
     path = shown(told["path"]) if told["path"] else ""
     words = [
-        f"{shown_text(name)}={shown(value) if isinstance(value, str) else value}"
+        f"{shown_text(name)}={shown(value) if name in _PATHS else shown_text(value)}"
         for name, value in told["arguments"].items()
     ]
     return " ".join([f"{shown_text(told['operation']):9}", *([path] if path else []), *words])
