@@ -63,7 +63,7 @@ class FakeMachine(Machine):
         self.user = user
         self.flags = flags
         self.refuse = dict(refuse or {})
-        self.mounted: list[tuple[str, str]] = []
+        self.written: dict[str, str] = {}
         self._init = init(flags2, minor)
         for path, text in {
             **DEFAULT_FILES,
@@ -99,11 +99,13 @@ class FakeMachine(Machine):
         return self.user
 
     def read(self, path: str) -> str | None:
+        if path in self.written:
+            return self.written[path]
         return super().read(str(self._place(path)))
 
     def write(self, path: str, text: str) -> None:
         self._refused("write")
-        self.put(path, text)
+        self.written[path] = text  # and not into the tree: a child's /proc/self is its own
 
     def stat(self, path: str) -> os.stat_result:
         found = list(os.stat(self._place(path)))
@@ -129,7 +131,6 @@ class FakeMachine(Machine):
 
     def mount(self, source: str, target: str, fstype: str, flags: int, data: str) -> None:
         self._refused("mount" if fstype else "propagation")
-        self.mounted.append((target, fstype))
 
     def umount2(self, target: str, flags: int) -> None:
         self._refused("umount2")

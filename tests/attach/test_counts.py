@@ -44,6 +44,30 @@ class WithIds(Toy):
         return node, 5
 
 
+class SameIds(Toy):
+    """All files have the number that node ids of the kernel half's own begin with."""
+
+    def fileid(self, node: int) -> tuple[int, int]:
+        return 1 << 63, node
+
+
+def test_a_number_that_is_taken_is_replaced_by_one_of_this_mount_alone() -> None:
+    generations = set()
+    for _ in range(2):
+        with FakeKernel(SameIds()) as kernel:
+            entries = [kernel.entry(Opcode.LOOKUP, ROOT, name) for name in (b"file", b"dir", b"link")]
+            assert (entries[0]["nodeid"], entries[0]["generation"]) == (1 << 63, 101)
+            numbers = {entry["nodeid"] for entry in entries}
+            assert len(numbers) == 3
+            # A handle of this mount must open nothing in the next one.
+            assert entries[1]["generation"] == entries[2]["generation"]
+            generations.add(entries[1]["generation"])
+            for entry in entries:
+                attr = kernel.ask(Opcode.GETATTR, entry["nodeid"]).fields(Opcode.GETATTR)
+                assert attr["attr_mode"] == entry["attr_mode"]
+    assert len(generations) == 2
+
+
 class Counts(RuleBasedStateMachine):
     """What was told and not forgotten, by node id; what is open, by `fh`; and what must have been
     called.

@@ -3,6 +3,7 @@
 import os
 import resource
 import stat
+import struct
 import sys
 import tempfile
 import time
@@ -115,6 +116,16 @@ class Passed:
 
     def set(self, node: Node, changes: puffs.Changes, file: int | None = None) -> puffs.Attr:
         return self.fs.setattr(node, changes, file, self.cred)
+
+
+def acl(*, user: int) -> bytes:
+    """An ACL that lets a user read and execute: the value of its extended attribute [acl(5)].
+
+    user::rwx, user:USER:r-x, group::r-x, mask::r-x, other::---
+    """
+    nobody = 0xFFFFFFFF
+    entries = ((1, 7, nobody), (2, 5, user), (4, 5, nobody), (16, 5, nobody), (32, 0, nobody))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
 def node_of(entry: object) -> Node:

@@ -206,7 +206,7 @@ def test_attributes_are_changed_in_place() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["user.x", "trusted.x", "security.x", "system.posix_acl_access", "system.posix_acl_default"],
+    ["user.x", "trusted.x", "security.x"],
 )
 def test_extended_attributes(name: str) -> None:
     box = a_tree()
@@ -230,7 +230,7 @@ def test_extended_attributes(name: str) -> None:
     assert list(box.fs.listxattr(box.root)) == []
 
 
-@pytest.mark.parametrize("name", ["x", "user.", "system.x", "system.posix_acl_accessory", "os2.x"])
+@pytest.mark.parametrize("name", ["x", "user.", "system.x", "system.posix_acl_access", "os2.x"])
 def test_extended_attributes_that_no_file_has(name: str) -> None:
     box = Box()
     for call in (

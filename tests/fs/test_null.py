@@ -4,7 +4,6 @@ import errno
 import os
 import socket
 import stat
-import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import pytest
 import puffs
 from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
-from tests.fs.host import SERVER, Passed, fails, in_child, in_memory, new_attr
+from tests.fs.host import SERVER, Passed, acl, fails, in_child, in_memory, new_attr
 
 USER = puffs.Cred(1000, 1001, groups=())
 FEW = 64
@@ -286,13 +285,8 @@ def test_the_umask_of_the_server_plays_no_part(host: Path, nobody: bool) -> None
 
 
 def test_a_default_acl_is_not_overridden(host: Path) -> None:
-    # Version 2: user::rwx, user:1000:r-x, group::r-x, mask::r-x, other::--- (acl(5))
-    undefined = 0xFFFFFFFF
-    entries = [(1, 7, undefined), (2, 5, 1000), (4, 5, undefined), (16, 5, undefined)]
-    entries.append((32, 0, undefined))
-    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
     try:
-        os.setxattr(host, "system.posix_acl_default", acl)
+        os.setxattr(host, "system.posix_acl_default", acl(user=1000))
     except OSError as error:
         pytest.skip(f"no ACLs here: {error}")
     passed = Passed(host)

@@ -183,6 +183,36 @@ def test_force_takes_a_mount_in_use_away(serve: Serve) -> None:
     assert served.notes("close", "unmounted")[-2:] == [("close", 101, "file 0", 0), ("unmounted",)]
 
 
+def test_force_ends_all_threads_that_serve(serve: Serve) -> None:
+    served = serve(Noting, "threads=4")
+    with held_open(served.path / "file") as fd:
+        assert os.read(fd, 3) == b"con"
+        unmounting = threading.Thread(
+            target=served.child.unmount, kwargs={"force": True}, daemon=True
+        )
+        unmounting.start()
+        unmounting.join(PATIENCE)
+        assert not unmounting.is_alive()
+    assert (served.mounted(), served.ended()) == (False, 0)
+    assert served.notes("unmounted") == [("unmounted",)]
+    assert served.log == []
+
+
+def test_one_may_unmount_while_another_waits(serve: Serve) -> None:
+    served = serve(Noting)
+    statuses: list[int] = []
+    waiting = [
+        threading.Thread(target=lambda: statuses.append(served.child.wait()), daemon=True)
+        for _ in range(3)
+    ]
+    for thread in waiting:
+        thread.start()
+    served.child.unmount()
+    for thread in waiting:
+        thread.join(PATIENCE)
+    assert statuses == [0, 0, 0]
+
+
 def test_a_file_that_was_closed_just_before_is_closed(serve: Serve) -> None:
     """The kernel does not wait for a RELEASE when it unmounts."""
     served = serve(Noting)

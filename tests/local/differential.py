@@ -5,7 +5,6 @@ symbolic links too, are the same on both sides, and that becomes the caller for 
 """
 
 import errno
-import io
 import os
 import pickle
 import stat
@@ -175,26 +174,26 @@ def _access(api: Api, path: str) -> object:
 
 
 def _questions(api: Api, path: str) -> object:
-    return [
-        getattr(api, name)(path) for name in ("exists", "lexists", "isfile", "isdir", "islink")
-    ]
+    return [getattr(api, name)(path) for name in ("exists", "lexists", "isfile", "isdir", "islink")]
 
 
 def _scandir(api: Api, path: str) -> object:
     with api.scandir(path) as entries:
-        return sorted(
-            (
-                entry.name,
-                entry.path,
-                entry.is_dir(),
-                entry.is_file(),
-                entry.is_symlink(),
-                entry.is_dir(follow_symlinks=False),
-                entry.stat(follow_symlinks=False).st_mode,
-                entry.inode() == entry.stat(follow_symlinks=False).st_ino,
-            )
-            for entry in entries
-        )
+        return sorted(_entry(entry) for entry in entries)
+
+
+def _entry(entry: Any) -> tuple[object, ...]:
+    questions = (
+        entry.is_dir,
+        entry.is_file,
+        lambda: entry.stat().st_mode,
+        lambda: entry.stat(follow_symlinks=False).st_mode,
+        lambda: entry.inode() == entry.stat(follow_symlinks=False).st_ino,
+        entry.is_symlink,
+        lambda: entry.is_dir(follow_symlinks=False),
+        lambda: entry.is_file(follow_symlinks=False),
+    )
+    return entry.name, entry.path, *map(outcome, questions)
 
 
 def _walk(api: Api, path: str) -> object:
@@ -276,13 +275,33 @@ CALLS: dict[str, Callable[[Api, str], object]] = {
 }  # fmt: skip
 
 LOOKING = frozenset(
-    CALLS[name]
-    for name in (
+    (
         *("stat", "lstat", "bytes", "questions", "access", "listdir", "listdir_bytes", "scandir"),
         *("walk", "readlink", "statvfs", "open_rb"),
     )
 )
-"""Calls that change nothing, after which nobody looks whether they did."""
+"""Calls that change nothing: whether they did is looked up once, in the end, as for those that
+failed."""
+AFTERWARDS = "afterwards"
+SILENT = frozenset(
+    ("mknod", "mknod_device", "mknod_dir", "mkfifo", "utime_now", "utime", "utime_ns")
+)
+"""Calls of `os` whose errors do not name the path. Ours do."""
+
+
+def failed(said: object) -> bool:
+    """Whether an outcome is an error."""
+    return isinstance(said, Failure)
+
+
+class Failure(NamedTuple):
+    """What a caller can see of an error."""
+
+    kind: str
+    errno: str | None = None
+    filename: object = None
+    filename2: object = None
+    text: str = ""
 
 
 def outcome(call: Callable[[], object]) -> object:
@@ -291,9 +310,9 @@ def outcome(call: Callable[[], object]) -> object:
         return call()
     except OSError as exc:
         name = errno.errorcode.get(exc.errno or 0)
-        return type(exc).__name__, name, exc.filename, exc.filename2, exc.strerror
-    except (ValueError, io.UnsupportedOperation) as exc:
-        return type(exc).__name__
+        return Failure(type(exc).__name__, name, exc.filename, exc.filename2, exc.strerror)
+    except ValueError as exc:
+        return Failure(type(exc).__name__)
 
 
 def state(api: Api) -> list[object]:
@@ -318,15 +337,15 @@ def state(api: Api) -> list[object]:
 Result = dict[str, tuple[object, list[object]]]
 
 
-def real(caller: Caller, base: str, call: Callable[[Api, str], object]) -> Result:
-    """What `call` does on a real file system, for each path, and what is there afterwards."""
+def real(caller: Caller, base: str, name: str) -> Result:
+    """What the call `name` does on a real file system, for each path, and what is there afterwards."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         status = 1
         try:
             os.close(reader)
-            result = _run_as(caller, base, call)
+            result = _run_as(caller, base, name)
             with open(writer, "wb") as stream:
                 pickle.dump(result, stream)
             status = 0
@@ -341,13 +360,15 @@ def real(caller: Caller, base: str, call: Callable[[Api, str], object]) -> Resul
     return result
 
 
-def _run_as(caller: Caller, base: str, call: Callable[[Api, str], object]) -> Result:
+def _run_as(caller: Caller, base: str, name: str) -> Result:
     os.umask(UMASK)
     os.chroot(base)
     os.chdir("/")
     os.chmod("/", 0o755)
     api: Api = RealApi()
     result: Result = {}
+    changes = name not in LOOKING
+    call = CALLS[name]
     build(api)
     fresh = state(api)
     for path in PATHS:
@@ -357,11 +378,12 @@ def _run_as(caller: Caller, base: str, call: Callable[[Api, str], object]) -> Re
         said = outcome(lambda path=path: call(api, path))  # type: ignore[misc]
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)
-        now = fresh if call in LOOKING else state(api)
+        now = state(api) if changes and not failed(said) else fresh
         result[path] = said, _difference(fresh, now)
         if now != fresh:
             _clear(api)
             build(api)
+    result[AFTERWARDS] = None, _difference(fresh, state(api))
     return result
 
 
@@ -382,11 +404,11 @@ def _difference(before: list[object], after: list[object]) -> list[object]:
     return gone + [row for row in after if row not in before]
 
 
-def in_process(
-    caller: Caller, make: Callable[[], puffs.FileSystem[Any]], call: Callable[[Api, str], object]
-) -> Result:
+def in_process(caller: Caller, make: Callable[[], puffs.FileSystem[Any]], name: str) -> Result:
     """The same in process."""
     result: Result = {}
+    changes = name not in LOOKING
+    call = CALLS[name]
     with (
         puffs.local(make(), cred=ROOT.cred()) as root,
         puffs.local(root.mount, cred=caller.cred()) as api,
@@ -396,9 +418,10 @@ def in_process(
         for path in PATHS:
             said = outcome(lambda path=path: call(api, path))  # type: ignore[misc]
             assert len(root.mount.vnodes) == 1, "vnodes are left over"
-            now = fresh if call in LOOKING else state(root)
+            now = state(root) if changes and not failed(said) else fresh
             result[path] = said, _difference(fresh, now)
             if now != fresh:
                 _clear(root)
                 build(root)
+        result[AFTERWARDS] = None, _difference(fresh, state(root))
     return result

@@ -17,12 +17,13 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("who", ["root", "user"])
 def test_as_os(who: str, call: str, tmp_path: Path) -> None:
     caller = {"root": differential.ROOT, "user": differential.USER}[who]
-    function = differential.CALLS[call]
-    expected = differential.real(caller, str(tmp_path), function)
-    found = differential.in_process(caller, MemFS, function)
+    expected = differential.real(caller, str(tmp_path), call)
+    found = differential.in_process(caller, MemFS, call)
     differences = {}
     for path, (said, state) in expected.items():
         here, state_here = found[path]
+        if call in differential.SILENT and isinstance(said, differential.Failure):
+            said = said._replace(filename=path)
         if said != here:
             differences[path] = f"os: {said!r}; puffs: {here!r}"
         elif state != state_here:

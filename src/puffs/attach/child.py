@@ -61,6 +61,10 @@ class ChildMount:
 
         Its exit status: 0, or minus the signal.
         """
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # others may unmount meanwhile
+        except ChildProcessError:
+            pass  # one of them has taken its status
         with self._lock:
             return self._reap()
 

@@ -25,6 +25,8 @@ Device = tuple[int, int]
 
 ROOT_DIRECTORY: Final = "/run/puffs"
 _BACKLOG: Final = 8
+_GLANCE: Final = 1.0
+"""Seconds that a server may take to accept, when it only matters whether there is one."""
 
 
 def own_directory() -> str:
@@ -135,12 +137,13 @@ def connect(directory_fd: int, name: str, seconds: float) -> socket.socket:
 def remove_stale(directory_fd: int) -> None:
     """Remove the sockets of dead servers."""
     for name in os.listdir(directory_fd):
-        found = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-        if re.fullmatch(r"\d+:\d+", name) and stat.S_ISSOCK(found.st_mode):
-            try:
-                connect(directory_fd, name, 1).close()
-            except OSError:
-                continue
+        if not re.fullmatch(r"\d+:\d+", name):
+            continue
+        try:
+            if stat.S_ISSOCK(os.lstat(_reach(directory_fd, name)).st_mode):
+                connect(directory_fd, name, _GLANCE).close()
+        except OSError:
+            continue  # it was one, or it is busy, or just removed
 
 
 def _connected(directory_fd: int, name: str, seconds: float) -> socket.socket:

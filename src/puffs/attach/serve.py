@@ -15,6 +15,7 @@ from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.driven import DrivenSession, StartSoon
+from puffs.attach.control import Control
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
@@ -240,14 +241,25 @@ class _Request:
             mount.abandon()
             raise
         mount.mountpoint = connection.mountpoint
+
+        def ready() -> None:
+            control.start()
+            self.on_ready(mount)
+
+        def ended() -> None:
+            control.close()
+            connection.ended()
+
         session = session_of(
             connection,
             mount,
             max_write=mount.args.request_size,
-            on_ready=lambda: self.on_ready(mount),
+            on_ready=ready,
             on_table=self.on_table,
         )
-        return session, connection
+        wanted = self.wanted()
+        control = Control(mount, session, listen=wanted.control, slow=wanted.slow)
+        return session, replace(connection, ended=ended)
 
 
 def parsed_options(options: Options) -> MountOptions:

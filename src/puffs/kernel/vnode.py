@@ -133,7 +133,9 @@ class VnodeTable:
                     # The file server's number is taken: the host has not yet forgotten an older
                     # file of that number, or it is the root's. This one gets a number of ours, and
                     # its handles end with the mount.
-                    vnode.nodeid = next(self._own_ids)
+                    vnode.generation = self._generation
+                    while vnode.nodeid in self.by_nodeid:
+                        vnode.nodeid = next(self._own_ids)
                 self._by_cookie[cookie] = self.by_nodeid[vnode.nodeid] = vnode
             elif new:
                 raise ProtocolFault(

@@ -28,6 +28,7 @@ from puffs.attach.fuse.doors.door import MountRequest
 from puffs.attach.fuse.doors.handed import adopt, check_options
 from puffs.attach.fuse.doors.privileged import PRIVILEGED, mount_device
 from puffs.attach.fuse.doors.reasons import DoorShut
+from puffs.attach.fuse.doors.rights import receive
 from puffs.attach.fuse.machine import HERE
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import unmount_this
@@ -124,7 +125,7 @@ def _receive(peer: socket.socket) -> tuple[dict[str, Any], list[int]]:
     data = b""
     fds: list[int] = []
     while b"\n" not in data and len(data) < MAX_LINE and not fds:
-        more, fds, _, _ = socket.recv_fds(peer, MAX_LINE, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        more, fds = receive(peer, MAX_LINE, MAX_DESCRIPTORS)
         if not more:
             break
         data += more

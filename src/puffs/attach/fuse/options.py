@@ -59,6 +59,8 @@ class MountOptions:
         auto_unmount: a process of its own unmounts when the server dies. None: whoever mounts
             decides (commands: yes; `puffs.run` and `puffs.mount`: no).
         threads: how many threads serve, for file servers that block.
+        control: `puffs status`, `puffs trace` and their like find a socket of the server.
+        slow: requests that take more seconds are logged; None: none is.
     """
 
     flags: int = MS_NOSUID | MS_NODEV
@@ -70,6 +72,8 @@ class MountOptions:
     max_write: int | None = None
     auto_unmount: bool | None = None
     threads: int = 1
+    control: bool = True
+    slow: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class SetField:
     """
 
     field: str
-    value: bool | Callable[[str], int | str]
+    value: bool | Callable[[str], float | str]
     to_kernel: bool = False
 
 
@@ -126,6 +130,13 @@ def _threads(text: str) -> int:
     if not 1 <= number <= MAX_THREADS:
         raise ValueError(f"a number from 1 to {MAX_THREADS}")
     return number
+
+
+def _seconds(text: str) -> float:
+    # float() would also take "nan", "1_0", " 5"...
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        raise ValueError("a number of seconds")
+    return float(text)
 
 
 def _name(text: str) -> str:
@@ -189,6 +200,14 @@ OPTIONS = (
         "leave the mount when the server dies: its users get errors",
         SetField("auto_unmount", False),
     ),
+    Option(
+        "slow",
+        "SECONDS",
+        "log requests that take longer; this watches every request",
+        SetField("slow", _seconds),
+    ),
+    Option("control", None, "puffs status, trace... work (the default)", SetField("control", True)),
+    Option("nocontrol", None, "no socket for puffs status, trace...", SetField("control", False)),
     Option("fsname", "NAME", "source shown in /proc/mounts", SetField("fsname", _name)),
     Option("subtype", "NAME", f"type shown: {TYPE_PREFIX}NAME", SetField("subtype", _name)),
 )

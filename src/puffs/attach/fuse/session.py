@@ -265,7 +265,7 @@ class Session:
         self._soon(run)
         # As long as that thread uses the mount it could not be unmounted.
         self._wake(self.mountpoint).join()
-        if not future.done() and not self._has_ended() and self._withdraw(run):
+        if run in self._calls and not self._has_ended() and self._withdraw(run):
             raise OSError(errno.EBUSY, f"{self.mountpoint} leads to this mount no more")
         return future.result()
 
@@ -359,8 +359,13 @@ class Session:
         )  # wakes the loop when the path leads here no more
         try:
             mounting.unmount(self.mountpoint, lazy=True)
-            self._soon(_stop)
-            self._wake(root).join()
+            # One for each that reads: it takes one request and one `_stop`, and ends.
+            asked = []
+            for _ in list(self._readers):
+                self._soon(_stop)
+                asked.append(self._wake(root))
+            for thread in asked:
+                thread.join()
         finally:
             os.close(root)
 

@@ -101,7 +101,6 @@ class SlowLog:
     from_start = False
 
     def __init__(self, observation: Observation, seconds: float) -> None:
-        self.seconds = seconds
         self._observation = observation
         self._limit = int(seconds * 1e9)
         self._queue: SimpleQueue[tuple[Seen, int, int] | None] = SimpleQueue()

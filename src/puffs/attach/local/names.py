@@ -48,7 +48,10 @@ class NameCalls(AttributeCalls):
         """Make a directory and those above it that are missing, as `os.makedirs`."""
         above = posixpath.dirname(os.fsdecode(name).rstrip("/"))
         if above and not self.exists(above):
-            self.makedirs(above, exist_ok=True)
+            try:
+                self.makedirs(above, exist_ok=exist_ok)
+            except FileExistsError:  # somebody was faster, or it is a link that leads nowhere
+                pass
         try:
             self.mkdir(name, mode)
         except OSError:
@@ -61,8 +64,9 @@ class NameCalls(AttributeCalls):
             if place.name in DOTS:
                 raise error(_RMDIR_DOTS[place.name])
             self._permissions.change()
-            found = place.found()
-            self._permissions.take_from(place.dir.attr, found.attr, as_dir=True)
+            if place.last is None:
+                raise error(errno.ENOENT)
+            self._permissions.take_from(place.dir.attr, place.last.attr, as_dir=True)
             self._vnops.rmdir(place.dir.vnode, place.name)
 
     def mknod(self, path: Path, mode: int = 0o600 | S_IFREG, device: int = 0) -> None:

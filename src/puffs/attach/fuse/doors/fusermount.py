@@ -16,6 +16,7 @@ from puffs.attach.fuse.doors import reasons
 from puffs.attach.fuse.doors.device import device_shut, why_not_opened
 from puffs.attach.fuse.doors.door import Door, MountRequest
 from puffs.attach.fuse.doors.reasons import DoorShut, Reason
+from puffs.attach.fuse.doors.rights import receive
 from puffs.attach.fuse.machine import CAP_SYS_ADMIN, Machine
 from puffs.attach.fuse.options import MountOptions, fusermount_data
 from puffs.attach.fuse.syscalls import MS_NODEV, MS_NOSUID
@@ -85,7 +86,7 @@ def open_by_helper(request: MountRequest, machine: Machine) -> int:
             )
         with helper:
             assert helper.stderr is not None
-            _, received, _, _ = socket.recv_fds(ours, 1, 1, socket.MSG_CMSG_CLOEXEC)
+            _, received = receive(ours, 1, 1)
             try:
                 complaint = helper.stderr.read().decode(errors="replace")
             except BaseException:

@@ -20,7 +20,7 @@ from puffs.attach.fuse.options import MountOptions
 FUSE_DEVICE: Final = (10, 229)
 """major and minor of /dev/fuse (Documentation/admin-guide/devices.txt of the kernel)."""
 
-_STILL_OPEN: Final = ("max_write", "threads")
+_STILL_OPEN: Final = ("max_write", "threads", "control", "slow")
 """Options of the server, and not of the mount."""
 
 
@@ -72,7 +72,7 @@ def check_options(options: MountOptions) -> None:
     if options != MountOptions(**chosen):
         raise MountError(
             errno.EINVAL,
-            f"the connection has been mounted already: only {' and '.join(_STILL_OPEN)} can still "
+            f"the connection has been mounted already: only {', '.join(_STILL_OPEN)} can still "
             "be chosen, the other mount options belong to the command that mounts",
         )
 
