@@ -51,6 +51,9 @@ endef
 
 PIP_FLAGS := --quiet --disable-pip-version-check
 
+# What some tests need beside Python. Without it they are skipped.
+for_tests = ( $(call apt,command -v fusermount3,fuse3,mounting as an ordinary user) ) || true
+
 .PHONY: help demo test test-full lint format bench clean $(VENV) $(BENCH_VENV)
 
 help:  ## this list
@@ -61,9 +64,11 @@ demo: $(STAMP)  ## mount a file system written in Python, unpack a real tree int
 	$(VENV)/bin/puffs demo
 
 test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 10 minutes)
+	@$(for_tests)
 	$(PY) -m pytest -m "not slow"
 
 test-full: $(STAMP)  ## the tests and the slow ones: real programs, stress
+	@$(for_tests)
 	$(PY) -m pytest
 
 lint: $(STAMP)  ## formatting, lint rules and types

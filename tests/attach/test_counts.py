@@ -55,7 +55,9 @@ def test_a_number_that_is_taken_is_replaced_by_one_of_this_mount_alone() -> None
     generations = set()
     for _ in range(2):
         with FakeKernel(SameIds()) as kernel:
-            entries = [kernel.entry(Opcode.LOOKUP, ROOT, name) for name in (b"file", b"dir", b"link")]
+            entries = [
+                kernel.entry(Opcode.LOOKUP, ROOT, name) for name in (b"file", b"dir", b"link")
+            ]
             assert (entries[0]["nodeid"], entries[0]["generation"]) == (1 << 63, 101)
             numbers = {entry["nodeid"] for entry in entries}
             assert len(numbers) == 3

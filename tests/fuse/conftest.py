@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from puffs.attach.child import ChildMount
+from puffs.attach.child import ChildMount, spawn
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import MountError, abort_connection
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
-from puffs.attach.serve import mount
-from puffs.kernel.mount import Servable
+from puffs.attach.serve import mount, run
+from puffs.kernel.mount import Mount, Servable
 
 PATIENCE = 10.0
 """Seconds after which what has not come to an end will not."""
@@ -50,12 +50,30 @@ class Served:
         self._notes = directory / "notes"
         self.child: ChildMount
 
-    def start(self, make: Callable[["Notes"], Servable], *args: Any, **kwargs: Any) -> None:
+    def start(
+        self,
+        make: Callable[["Notes"], Servable],
+        options: str = "",
+        on_ready: Callable[[Mount], None] | None = None,
+    ) -> None:
+        """Mount what `make` makes; `on_ready` is called in the child, before the mount is used."""
+
         def factory() -> Servable:
             logging.root.handlers[:] = [logging.FileHandler(self._log)]
             return make(Notes(self._notes))
 
-        self.child = mount(factory, self.path, *args, process=True, **kwargs)
+        if on_ready is None:
+            self.child = mount(factory, self.path, options, process=True)
+            return
+
+        def serving(ready: Callable[[Mount], None]) -> None:
+            def both(mount: Mount) -> None:
+                on_ready(mount)
+                ready(mount)
+
+            run(factory, self.path, options, on_ready=both)
+
+        self.child = spawn(serving, str(self.path))
 
     def round_trips(self, true: Callable[[], bool]) -> None:
         """Ask the server something until `true`: it serves in order, so what it was sent before, it
@@ -143,9 +161,7 @@ def mountpoint(tmp_path: Path) -> Iterator[Path]:
 
 
 Serve = Callable[..., Served]
-"""Mounts what its argument makes, given `Notes`, in a child process; further arguments are those of
-`puffs.mount`.
-"""
+"""`Served.start`: mounts what its argument makes, given `Notes`, in a child process."""
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,13 @@ import pytest
 
 import puffs
 from tests.attach.toy import ROOT
+from tests.fuse.calls import fails
 from tests.fuse.conftest import Notes, Serve, Served
 from tests.fuse.servers import Noting
 
 pytestmark = pytest.mark.fuse
 
 FILE, DIR, LINK = ROOT + 1, ROOT + 2, ROOT + 3
-
-
-@contextmanager
-def fails(code: int) -> Iterator[None]:
-    with pytest.raises(OSError) as caught:
-        yield
-    assert errno.errorcode.get(caught.value.errno or 0) == errno.errorcode[code]
 
 
 class Spoilt(Noting):
@@ -160,20 +153,20 @@ def stat_new(path: Path) -> object:
     return os.stat(path / "anything")
 
 
-def make_dir(path: Path) -> object:
-    return os.mkdir(path / "new")
+def make_dir(path: Path) -> None:
+    os.mkdir(path / "new")
 
 
 def make_file(path: Path) -> object:
     return os.open(path / "new", os.O_CREAT | os.O_RDWR)
 
 
-def make_fifo(path: Path) -> object:
-    return os.mkfifo(path / "new")
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path / "new")
 
 
-def make_link(path: Path) -> object:
-    return os.symlink("target", path / "new")
+def make_link(path: Path) -> None:
+    os.symlink("target", path / "new")
 
 
 def read_file(path: Path) -> object:

@@ -10,6 +10,7 @@ import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +20,11 @@ import puffs
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import MountError, abort_connection
 from puffs.attach.fuse.mountpoint import is_stale
-from tests.fuse.conftest import PATIENCE, Serve, Served, give_back
+from tests.fuse.calls import fails, held_open
+from tests.fuse.conftest import PATIENCE, Notes, Serve, Served, give_back
 from tests.fuse.servers import Hello, Noting
 
 pytestmark = pytest.mark.fuse
-
-
-@contextmanager
-def fails(code: int, *says: str) -> Iterator[None]:
-    """The body must raise an `OSError` with this errno, and with these words in its text."""
-    with pytest.raises(OSError) as caught:
-        yield
-    assert errno.errorcode.get(caught.value.errno or 0) == errno.errorcode[code], caught.value
-    for words in says:
-        assert words in str(caught.value)
-
-
-@contextmanager
-def held_open(path: Path) -> Iterator[int]:
-    """A descriptor of a file whose server may go away."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd
-    finally:
-        try:
-            os.close(fd)
-        except OSError as error:  # it is closed all the same
-            assert error.errno == errno.ENOTCONN
 
 
 def umount(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -504,13 +483,12 @@ def test_a_failing_mount_operation_fails_the_mounting(
         def mount(self) -> int:
             raise wrong
 
-    from tests.fuse.conftest import Notes
+    def failing() -> Failing:
+        return Failing(Notes(tmp_path / "notes"))
 
+    mount = partial(puffs.mount, process=True) if process else puffs.mount
     with pytest.raises((OSError, ValueError), match=says) as caught:
-        if process:
-            puffs.mount(lambda: Failing(Notes(tmp_path / "notes")), mountpoint, process=True)
-        else:
-            puffs.mount(Failing(Notes(tmp_path / "notes")), mountpoint)
+        mount(failing, mountpoint)
     if process or isinstance(wrong, OSError):
         assert isinstance(caught.value, OSError)
         assert caught.value.errno == code
@@ -553,8 +531,6 @@ def test_what_is_no_file_server_is_not_mounted(
 
 
 def test_a_mount_point_that_cannot_be_used_ends_the_file_server(tmp_path: Path) -> None:
-    from tests.fuse.conftest import Notes
-
     with fails(errno.ENOENT, "does not exist"):
         puffs.mount(lambda: Noting(Notes(tmp_path / "notes")), tmp_path / "nothing")
     assert (tmp_path / "notes").read_text().splitlines()[-1] == "('unmounted',)"

@@ -8,17 +8,16 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 import puffs
-from puffs.attach.child import spawn
 from puffs.attach.fuse.abi import notify_resend
 from puffs.attach.fuse.session import Session
-from puffs.attach.serve import run
 from puffs.kernel.mount import Mount
 from tests.attach.toy import ROOT
 from tests.fuse.conftest import PATIENCE, Notes, Serve, Served
@@ -36,7 +35,13 @@ def drop_caches() -> None:
 
 
 def reclaimed(served: Served) -> Counter[int]:
+    """How often each cookie was reclaimed."""
     return Counter(note[1] for note in served.notes("reclaim"))
+
+
+def reclaims(served: Served, number: int) -> bool:
+    """Whether there were so many."""
+    return len(served.notes("reclaim")) >= number
 
 
 # --------------------------------------------------------------------------- inactive and reclaim
@@ -112,7 +117,7 @@ def test_what_the_kernel_has_dropped_is_reclaimed_each_time(serve: Serve) -> Non
                 numbers.add(os.lstat(served.path / name).st_ino)
         assert len(served.notes("lookup")) == 3 * times
         drop_caches()
-        served.round_trips(lambda: sum(reclaimed(served).values()) >= 3 * times)
+        served.round_trips(partial(reclaims, served, 3 * times))
         assert reclaimed(served) == dict.fromkeys((FILE, DIR, LINK), times)
     assert len(numbers) == 9  # never the same number for what may be another file
 
@@ -134,7 +139,7 @@ def test_what_a_listing_brought_is_counted(serve: Serve) -> None:
         os.lstat(served.path / name)
     assert served.notes("lookup") == []  # they came with the listing
     drop_caches()
-    served.round_trips(lambda: sum(reclaimed(served).values()) >= 3)
+    served.round_trips(partial(reclaims, served, 3))
     assert reclaimed(served) == {FILE: 1, DIR: 1, LINK: 1}
 
 
@@ -262,31 +267,22 @@ class Resent(Noting):
 
 
 @pytest.fixture
-def serve_with_session(serve: Serve, mountpoint: Path) -> Iterator[Any]:
+def serve_with_session(serve: Serve) -> Serve:
     """As `serve`, of a class whose attribute `session` is set to the session."""
 
-    def start(make: Any) -> Served:
-        def give(mount: Mount) -> None:
-            (session,) = mount._attachments
-            type(mount.server).session = session  # type: ignore[attr-defined]
+    def give(mount: Mount) -> None:
+        (session,) = mount._attachments
+        type(mount.server).session = session  # type: ignore[attr-defined]
 
-        def mounted(fs: Any, path: Path, *, process: bool) -> Any:
-            def serving(ready: Any) -> None:
-                run(fs, path, on_ready=lambda mount: (give(mount), ready(mount)))  # type: ignore[func-returns-value]
-
-            return spawn(serving, str(path))
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("tests.fuse.conftest.mount", mounted)
-            return serve(make)
-
-    return start
+    return partial(serve, on_ready=give)
 
 
 @pytest.mark.parametrize("operation", ["lookup", "open", "create", "opendir", "readdir"])
-def test_a_reply_that_the_kernel_refuses_is_undone(serve_with_session: Any, operation: str) -> None:
-    served: Served = serve_with_session(lambda notes: Resent(notes, operation))
-    calls = {
+def test_a_reply_that_the_kernel_refuses_is_undone(
+    serve_with_session: Serve, operation: str
+) -> None:
+    served = serve_with_session(lambda notes: Resent(notes, operation))
+    calls: dict[str, Callable[[Path], object]] = {
         "lookup": lambda path: os.lstat(path / "file"),
         "open": lambda path: os.close(os.open(path / "file", os.O_RDWR)),
         "create": lambda path: os.close(os.open(path / "new", os.O_CREAT | os.O_RDWR)),
@@ -372,8 +368,8 @@ def command(served: Served, name: str, value: str = "") -> None:
     os.setxattr(served.path / "dir", f"user.{name}", value.encode())
 
 
-def test_the_kernel_can_be_told_that_a_file_has_changed(serve_with_session: Any) -> None:
-    served: Served = serve_with_session(Changing)
+def test_the_kernel_can_be_told_that_a_file_has_changed(serve_with_session: Serve) -> None:
+    served = serve_with_session(Changing)
     path = served.path / "file"
     with open(path, "rb", buffering=0) as file:
         assert file.read() == b"contents"
@@ -385,8 +381,8 @@ def test_the_kernel_can_be_told_that_a_file_has_changed(serve_with_session: Any)
         assert path.stat().st_size == 20
 
 
-def test_the_kernel_can_be_told_that_attributes_have_changed(serve_with_session: Any) -> None:
-    served: Served = serve_with_session(Changing)
+def test_the_kernel_can_be_told_that_attributes_have_changed(serve_with_session: Serve) -> None:
+    served = serve_with_session(Changing)
     path = served.path / "file"
     assert path.stat().st_size == 8
     command(served, "grow", "quite other contents")
@@ -396,8 +392,8 @@ def test_the_kernel_can_be_told_that_attributes_have_changed(serve_with_session:
     assert path.stat().st_size == 20
 
 
-def test_the_kernel_can_be_told_that_a_name_has_changed(serve_with_session: Any) -> None:
-    served: Served = serve_with_session(Changing)
+def test_the_kernel_can_be_told_that_a_name_has_changed(serve_with_session: Serve) -> None:
+    served = serve_with_session(Changing)
     file, moved = served.path / "file", served.path / "moved"
     assert file.exists()
     assert not moved.exists()
@@ -411,14 +407,14 @@ def test_the_kernel_can_be_told_that_a_name_has_changed(serve_with_session: Any)
     assert moved.read_text() == "contents"
 
 
-def test_telling_what_nobody_knows_is_no_error(serve_with_session: Any) -> None:
-    served: Served = serve_with_session(Changing)
+def test_telling_what_nobody_knows_is_no_error(serve_with_session: Serve) -> None:
+    served = serve_with_session(Changing)
     command(served, "nobody")
     served.round_trips(lambda: served.notes("told") == [("told", "None")] * 3)
 
 
-def test_waiting_for_the_kernel_inside_an_operation_is_an_error(serve_with_session: Any) -> None:
-    served: Served = serve_with_session(Changing)
+def test_waiting_for_the_kernel_inside_an_operation_is_an_error(serve_with_session: Serve) -> None:
+    served = serve_with_session(Changing)
     served.path.joinpath("file").stat()
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         command(served, "wait")

@@ -22,6 +22,7 @@ from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import mount_fuse
 from puffs.attach.fuse.options import parse_options
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, mount, umount2
+from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
 from tests.fs.host import NOBODY, acl, fails, in_memory
 from tests.fuse.conftest import Serve, give_back
@@ -268,6 +269,27 @@ def test_a_file_that_is_created_read_only_can_be_written_to(passed: Pass, host: 
     st = (host / "file").stat()
     assert (st.st_mode, st.st_uid, st.st_gid) == (stat.S_IFREG | 0o444, 1000, 1001)
     assert (host / "file").read_bytes() == b"te"
+
+
+class Overtaken(NullFS):
+    """Others make a file whenever somebody here has just seen that there is none."""
+
+    def lookup(self, dir: Node, name: str, cred: puffs.Cred) -> puffs.Entry:
+        try:
+            return super().lookup(dir, name, cred)
+        except FileNotFoundError:
+            Path(self.directory, name).write_text("theirs")
+            raise
+
+
+def test_creating_a_file_that_others_make_at_the_same_time(serve: Serve, host: Path) -> None:
+    there = serve(lambda _: Overtaken(str(host))).path
+    with open(there / "one", "a+") as file:
+        file.seek(0)
+        assert file.read() == "theirs"
+    with fails(errno.EEXIST):
+        os.open(there / "two", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    assert (host / "two").read_text() == "theirs"
 
 
 def test_a_group_lets_in_also_as_a_supplementary_one(passed: Pass, host: Path) -> None:

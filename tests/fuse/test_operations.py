@@ -1,27 +1,21 @@
-"""Each operation by the calls of a program, over a real mount."""
+"""Files by the calls of a program, over a real mount: data, names, attributes."""
 
-import contextlib
 import ctypes
 import errno
-import fcntl
 import os
-import select
 import stat
 import struct
 import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
 
 import puffs
 from tests.attach.toy import ROOT
-from tests.fuse.conftest import PATIENCE, Notes, Serve
-from tests.fuse.servers import Cached, Many, Noting
+from tests.fuse.calls import fails, opened
+from tests.fuse.conftest import PATIENCE, Serve
+from tests.fuse.servers import Many, Noting
 
 pytestmark = pytest.mark.fuse
 
@@ -32,23 +26,7 @@ NEW = ROOT + 4
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-@contextmanager
-def fails(code: int) -> Iterator[None]:
-    with pytest.raises(OSError) as caught:
-        yield
-    assert errno.errorcode.get(caught.value.errno or 0) == errno.errorcode[code]
-
-
-@contextmanager
-def opened(path: Path, flags: int = os.O_RDWR, mode: int = 0o644) -> Iterator[int]:
-    fd = os.open(path, flags, mode)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-# ------------------------------------------------------------------------------------------- data
+# --------------------------------------------------------------------------------------------- data
 
 
 def test_data_goes_to_the_file_server_and_comes_back(serve: Serve) -> None:
@@ -347,8 +325,9 @@ def test_the_time_of_birth_is_shown(serve: Serve) -> None:
     served = serve(Born)
 
     def birth(name: str) -> str:
-        command = ["stat", "-c", "%W", served.path / name]
-        return subprocess.check_output(command, text=True, timeout=PATIENCE).strip()
+        command = ["stat", "-c", "%W", str(served.path / name)]
+        output: str = subprocess.check_output(command, text=True, timeout=PATIENCE)
+        return output.strip()
 
     assert birth("file") == "86400"
     assert birth("dir") == "0"  # not known
@@ -374,7 +353,7 @@ def test_the_size_of_the_file_system(serve: Serve) -> None:
     assert (found.f_bsize, found.f_frsize, found.f_namemax) == (4096, 4096, 255)
 
 
-# ----------------------------------------------------------------------------- extended attributes
+# ------------------------------------------------------------------------------ extended attributes
 
 
 def test_extended_attributes(serve: Serve) -> None:
@@ -406,12 +385,11 @@ def test_the_size_of_an_extended_attribute(serve: Serve) -> None:
     assert room.raw[:6] == b"12345\0"
     assert libc.listxattr(path, None, 0) == 7
     assert libc.listxattr(path, room, 7) == 7
-    for call in (
-        lambda: libc.getxattr(path, b"user.a", room, 4),
-        lambda: libc.listxattr(path, room, 6),
-    ):
-        assert call() == -1
-        assert ctypes.get_errno() == errno.ERANGE
+    assert libc.getxattr(path, b"user.a", room, 4) == -1
+    assert ctypes.get_errno() == errno.ERANGE
+    ctypes.set_errno(0)
+    assert libc.listxattr(path, room, 6) == -1
+    assert ctypes.get_errno() == errno.ERANGE
 
 
 def test_without_extended_attributes_they_are_not_supported(serve: Serve) -> None:
@@ -425,336 +403,3 @@ def test_without_extended_attributes_they_are_not_supported(serve: Serve) -> Non
         for _ in range(2):
             with fails(errno.EOPNOTSUPP):
                 call()
-
-
-# ----------------------------------------------------------------------------------- directories
-
-
-SHAPES = pytest.mark.parametrize("shape", ["", "positions", "plus", "positions plus"])
-
-
-def many(count: int, shape: str) -> Callable[[Notes], Many]:
-    return lambda notes: Many(count, positions="positions" in shape, plus="plus" in shape)
-
-
-class Directory:
-    """A directory stream of the C library."""
-
-    class Dirent(ctypes.Structure):
-        _fields_: ClassVar = [
-            ("ino", ctypes.c_uint64),
-            ("off", ctypes.c_int64),
-            ("reclen", ctypes.c_ushort),
-            ("type", ctypes.c_ubyte),
-            ("name", ctypes.c_char * 256),
-        ]
-
-    def __init__(self, path: Path) -> None:
-        for name, result in (("opendir", ctypes.c_void_p), ("telldir", ctypes.c_long)):
-            getattr(libc, name).restype = result
-        libc.readdir.restype = ctypes.POINTER(self.Dirent)
-        libc.seekdir.argtypes = (ctypes.c_void_p, ctypes.c_long)
-        for name in ("readdir", "telldir", "rewinddir", "closedir"):
-            getattr(libc, name).argtypes = (ctypes.c_void_p,)
-        self._stream = libc.opendir(os.fsencode(path))
-        assert self._stream
-
-    def read(self, count: int = 1 << 30) -> list[str]:
-        """The next names, without the dots."""
-        names: list[str] = []
-        while len(names) < count:
-            entry = libc.readdir(self._stream)
-            if not entry:
-                break
-            if entry.contents.name not in (b".", b".."):
-                names.append(os.fsdecode(entry.contents.name))
-        return names
-
-    def tell(self) -> int:
-        return int(libc.telldir(self._stream))
-
-    def seek(self, position: int) -> None:
-        libc.seekdir(self._stream, position)
-
-    def rewind(self) -> None:
-        libc.rewinddir(self._stream)
-
-    def __enter__(self) -> "Directory":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        libc.closedir(self._stream)
-
-
-def names(*numbers: int) -> list[str]:
-    return [f"file {number:04}" for number in numbers]
-
-
-@SHAPES
-def test_a_long_directory_is_listed_in_order_and_completely(serve: Serve, shape: str) -> None:
-    path = serve(many(1000, shape)).path
-    everything = names(*range(1, 1001))
-    assert os.listdir(path) == everything
-    with os.scandir(path) as entries:
-        found = {
-            entry.name: (entry.inode(), entry.is_file(), entry.stat().st_size) for entry in entries
-        }
-    assert found == {name: (1001 + at, True, 1 + at) for at, name in enumerate(everything)}
-    listed = subprocess.check_output(["ls", "-a", path], text=True, timeout=PATIENCE).split("\n")
-    assert listed[:2] == [".", ".."]
-    assert listed[2:-1] == everything
-
-
-@SHAPES
-def test_positions_in_a_directory_stay_good(serve: Serve, shape: str) -> None:
-    path = serve(many(1000, shape)).path
-    with Directory(path) as directory:
-        marks = {}
-        for at in range(0, 1000, 50):
-            marks[at] = directory.tell()
-            assert directory.read(50) == names(*range(at + 1, at + 51))
-        assert directory.read() == []
-        assert len(set(marks.values())) == len(marks)
-        for at in (950, 0, 500, 50):
-            directory.seek(marks[at])
-            assert directory.read(3) == names(at + 1, at + 2, at + 3)
-        directory.seek(marks[900])
-        assert directory.read() == names(*range(901, 1001))
-        directory.rewind()
-        assert directory.read() == names(*range(1, 1001))
-
-
-@SHAPES
-def test_a_directory_may_change_while_it_is_read(serve: Serve, shape: str) -> None:
-    path = serve(many(1000, shape)).path
-    with Directory(path) as directory:
-        seen = directory.read(100)
-        for name in names(5, 500, 501, 1000):
-            path.joinpath(name).unlink()
-        path.joinpath(*names(1001)).touch()
-        path.joinpath(*names(3000)).touch()
-        rest = directory.read()
-        # What was there all the time is seen once; the others at most once (POSIX readdir()).
-        all_the_time = set(names(*range(1, 1001))) - set(names(5, 500, 501, 1000))
-        assert len(seen + rest) == len(set(seen + rest))
-        assert set(seen + rest) >= all_the_time
-        directory.rewind()
-        everything = names(*(set(range(1, 1002)) - {5, 500, 501, 1000}), 3000)
-        assert sorted(directory.read()) == sorted(everything)
-
-
-def test_the_file_server_continues_where_it_said(serve: Serve) -> None:
-    class Watched(Many):
-        def __init__(self, notes: Notes) -> None:
-            super().__init__(1000, positions=True)
-            self.notes = notes
-
-        def readdir(self, dir: int, offset: int, file: object) -> Iterator[puffs.DirEntry]:
-            self.notes.add("readdir", offset)
-            yield from super().readdir(dir, offset, file)
-
-    served = serve(Watched)
-    with opened(served.path, os.O_RDONLY) as fd:
-        os.lseek(fd, 990, os.SEEK_SET)  # the position behind the entry 990
-        assert os.listdir(fd) == names(*range(991, 1001))
-    # First from the beginning, to see whose positions count.
-    assert served.notes("readdir")[:2] == [("readdir", 0), ("readdir", 990)]
-
-
-def test_a_listing_that_fails_is_tried_again(serve: Serve) -> None:
-    class Flaky(Many):
-        broken = True
-
-        def readdir(self, dir: int, offset: int, file: object) -> Iterator[puffs.DirEntry]:
-            for entry in super().readdir(dir, offset, file):
-                if entry.name == "file 0600" and self.broken:
-                    self.broken = False
-                    raise OSError(errno.EHOSTDOWN, "for a moment")
-                yield entry
-
-    path = serve(lambda notes: Flaky(1000)).path
-    with fails(errno.EHOSTDOWN):
-        os.listdir(path)
-    assert os.listdir(path) == names(*range(1, 1001))
-
-
-# ------------------------------------------------------------------------------- ioctl, poll, locks
-
-
-def test_ioctl(serve: Serve) -> None:
-    served = serve(Noting)
-    command = 0xC0087701  # reads and writes 8 bytes
-    with opened(served.path / "file") as fd, opened(served.path / "dir", os.O_RDONLY) as dir:
-        data = bytearray(b"12345678")
-        assert fcntl.ioctl(fd, command, data) == 7
-        assert data == b"87654321"
-        assert fcntl.ioctl(dir, command, data) == 7
-    assert served.notes("ioctl") == [
-        ("ioctl", FILE, command, b"12345678", 8, "file 0"),
-        ("ioctl", DIR, command, b"87654321", 8, "directory 1"),
-    ]
-
-
-def test_without_ioctl_a_command_is_not_known(serve: Serve) -> None:
-    path = serve(lambda notes: Many(1)).path
-    with opened(path / "file 0001", os.O_RDONLY) as fd:
-        for _ in range(2):
-            with fails(errno.ENOTTY):
-                fcntl.ioctl(fd, 0xC0087701, bytearray(8))
-
-
-class Bell(Noting):
-    """Becomes readable when `user.ring` is set, and wakes who waits for that."""
-
-    def __init__(self, notes: Notes) -> None:
-        self.rung = False
-        self.waiting: list[Callable[[], None]] = []
-        super().__init__(notes)
-
-    def poll(self, node: int, events: int, file: object, wake: Callable[[], None] | None) -> int:
-        if wake is not None:
-            self.waiting.append(wake)
-        return events & select.POLLIN if self.rung else 0
-
-    def setxattr(self, node: int, name: str, value: bytes, flags: int) -> None:
-        self.rung = True
-        for wake in self.waiting:
-            threading.Thread(target=wake).start()
-
-
-def test_poll_is_woken_when_the_answer_changes(serve: Serve) -> None:
-    served = serve(Bell)
-    with opened(served.path / "file") as fd:
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-        assert poller.poll(0) == []
-        answers: list[Any] = []
-        waiting = threading.Thread(target=lambda: answers.extend(poller.poll(PATIENCE * 1000)))
-        waiting.start()
-        served.round_trips(lambda: len(served.notes("poll")) >= 2)
-        os.setxattr(served.path / "dir", "user.ring", b"")
-        waiting.join(PATIENCE)
-        assert answers == [(fd, select.POLLIN)]
-        assert poller.poll(0) == [(fd, select.POLLIN)]
-
-
-def test_without_poll_a_file_is_always_ready(serve: Serve) -> None:
-    path = serve(lambda notes: Many(1)).path
-    with opened(path / "file 0001", os.O_RDONLY) as fd:
-        poller = select.poll()
-        poller.register(fd, select.POLLIN | select.POLLOUT)
-        assert poller.poll(0) == [(fd, select.POLLIN | select.POLLOUT)]
-
-
-class Locking(Noting):
-    """Whole-file locks, one holder at a time; it notes what it is asked."""
-
-    def __init__(self, notes: Notes) -> None:
-        self.held: dict[tuple[int, bool], tuple[int, puffs.Lock]] = {}
-        super().__init__(notes)
-
-    def advlock(
-        self, node: int, op: str, lock: puffs.Lock, owner: int, file: object
-    ) -> puffs.Lock | None:
-        key = (node, lock.flock)
-        holder = self.held.get(key)
-        taken = holder is not None and holder[0] != owner
-        if op == "get":
-            return holder[1] if holder is not None and taken else None
-        if lock.type == fcntl.F_UNLCK:
-            if not taken:
-                self.held.pop(key, None)
-        elif taken:
-            raise BlockingIOError(errno.EAGAIN, "taken")
-        else:
-            self.held[key] = (owner, lock)
-        return None
-
-
-def test_record_locks_are_the_file_servers(serve: Serve) -> None:
-    path = serve(Locking).path / "file"
-    other = f"""
-import fcntl, os, struct
-fd = os.open({str(path)!r}, os.O_RDWR)
-try:
-    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 5)
-    print("free")
-except BlockingIOError:
-    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
-    kind, whence, start, length, pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-    print(kind == fcntl.F_WRLCK, start, length, pid)
-"""
-
-    def ask() -> str:
-        command = [sys.executable, "-c", other]
-        return subprocess.check_output(command, text=True, timeout=PATIENCE).strip()
-
-    with opened(path) as fd:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 5)
-        assert ask() == f"True 5 10 {os.getpid()}"
-        fcntl.lockf(fd, fcntl.LOCK_UN)
-        assert ask() == "free"
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert ask() == "free"  # closing has given it back
-
-
-def test_flock_is_the_file_servers(serve: Serve) -> None:
-    served = serve(Locking)
-    path = served.path / "file"
-    with opened(path) as fd:
-        with opened(path) as other:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with fails(errno.EAGAIN):
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.flock(fd, fcntl.LOCK_UN)
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        served.round_trips(lambda: len(served.notes("close")) == 1)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def test_without_advlock_the_kernel_keeps_the_locks(serve: Serve) -> None:
-    path = serve(lambda notes: Many(1)).path / "file 0001"
-    with opened(path, os.O_RDONLY) as fd, opened(path, os.O_RDONLY) as other:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with fails(errno.EAGAIN):
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.lockf(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
-
-
-def test_the_caller_is_known_inside_an_operation(serve: Serve) -> None:
-    class Curious(Noting):
-        def getxattr(self, node: int, name: str) -> bytes:
-            cred = puffs.caller()
-            return repr((cred.uid, cred.gid, cred.pid, sorted(cred.groups))).encode()
-
-    path = serve(Curious, "allow_other").path / "file"
-    mine = (os.geteuid(), os.getegid(), os.getpid(), sorted(os.getgroups()))
-    assert os.getxattr(path, "user.me") == repr(mine).encode()
-    script = f"""
-import os
-os.setgroups([77, 5]); os.setgid(34); os.setuid(12)
-print(os.getpid(), os.getxattr({str(path)!r}, "user.me").decode())
-"""
-    for directory in path.parent.parent.parents:  # another user has to get there
-        with contextlib.suppress(OSError):
-            os.chmod(directory, os.stat(directory).st_mode | 0o011)
-    os.chmod(path.parent.parent, 0o711)
-    command = [sys.executable, "-c", script]
-    output = subprocess.check_output(command, text=True, timeout=PATIENCE)
-    pid, rest = output.split(" ", 1)
-    assert rest.strip() == f"(12, 34, {pid}, [5, 77])"
-
-
-def test_what_is_cached_survives_a_second_open_if_the_server_says_so(serve: Serve) -> None:
-    class Keep(Cached):
-        def open(self, node: int, flags: int, cred: puffs.Cred) -> puffs.Open:
-            return puffs.Open(keep_cache=node == FILE)
-
-    served = serve(Keep)
-    served.path.joinpath("other").write_text("contents")
-    for _ in range(3):
-        for name in ("file", "other"):
-            assert served.path.joinpath(name).read_text() == "contents"
-    reads = [note[1] for note in served.notes("read")]
-    assert reads.count(FILE) == 1
-    assert reads.count(NEW) == 3

@@ -1,4 +1,4 @@
-"""Running a command as an ordinary user, in a mount namespace where the world is as a test needs it.
+"""Running a command as an ordinary user, in a mount namespace with the world that a test needs.
 
 Run as a program by root: makes the namespace, becomes the user, and then the command. Nothing of it
 is seen outside, and nothing outlives the command.

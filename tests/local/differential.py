@@ -9,7 +9,7 @@ import os
 import pickle
 import stat
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import puffs
 
@@ -32,10 +32,8 @@ ROOT = Caller(0, 0, ())
 USER = Caller(1000, 1000, (2000,))
 
 
-class Api(Protocol):
-    """What both sides have: functions by the names of `os`, `os.path` and `open`."""
-
-    def __getattr__(self, name: str) -> Any: ...
+Api = Any
+"""One side: it has calls by the names of `os`, `os.path` and `open`."""
 
 
 class RealApi:
@@ -115,25 +113,33 @@ def build(api: Api) -> None:
 
 
 PATHS = (
-    *("", "/", ".", "..", "//", "dir", "/dir", "dir/", "dir/.", "dir/..", "./dir/./file", "//dir//file"),
-    *("dir/file", "dir/file/", "dir/file/x", "dir/file/..", "missing", "missing/", "missing/x"),
-    *("missing/..", "ln", "ln/", "lnd", "lnd/", "lnd/file", "lnslash", "lnslash/file", "abs", "toroot"),
-    *("toroot/mine/f", "dangling", "dangling/", "nowhere", "loop", "loop/x", "up/dir/file", "up"),
-    *("pub/over", "hidden", "secret", "secret/f", "secret/..", "secret/in", "secret/new", "noexec/f"),
-    *("noexec/..", "noexec", "noexec/.", "sticky/theirs", "sticky/mine", "sticky/d", "sticky/new"),
-    *("pub/private", "pub/shared", "pub/run", "pub/full", "pub/full/", "pub/fifo", "pub/new", "pub/new/"),
-    *("mine/f", "mine/sub", "mine/sub/", "mine/sub/deep", "mine/empty", "mine/empty/", "mine/empty/."),
-    *("mine/empty/..", "mine/suid", "mine/sgid", "mine/none", "mine/foreign", "mine/notmine"),
-    *("mine/hard", "mine/new", "mine/new/", "mine/sub/new", "group/f", "group/new", LONG, "dir/" + LONG),
-    *("missing/" + LONG, "./" * 2100, "mine/" + "ü" * 127, "mine/" + "ü" * 128, "mine/\udcff"),
-)  # fmt: skip
+    *("", "/", ".", "..", "//", "dir", "/dir", "dir/", "dir/.", "dir/..", "./dir/./file"),
+    *("//dir//file", "dir/file", "dir/file/", "dir/file/x", "dir/file/..", "missing", "missing/"),
+    *("missing/x", "missing/..", "ln", "ln/", "lnd", "lnd/", "lnd/file", "lnslash", "lnslash/file"),
+    *("abs", "toroot", "toroot/mine/f", "dangling", "dangling/", "nowhere", "loop", "loop/x", "up"),
+    *("up/dir/file", "pub/over", "hidden", "secret", "secret/f", "secret/..", "secret/in"),
+    *("secret/new", "noexec/f", "noexec/..", "noexec", "noexec/.", "sticky/theirs", "sticky/mine"),
+    *("sticky/d", "sticky/new", "pub/private", "pub/shared", "pub/run", "pub/full", "pub/full/"),
+    *("pub/fifo", "pub/new", "pub/new/", "mine/f", "mine/sub", "mine/sub/", "mine/sub/deep"),
+    *("mine/empty", "mine/empty/", "mine/empty/.", "mine/empty/..", "mine/suid", "mine/sgid"),
+    *("mine/none", "mine/foreign", "mine/notmine", "mine/hard", "mine/new", "mine/new/"),
+    *("mine/sub/new", "group/f", "group/new", LONG, "dir/" + LONG, "missing/" + LONG),
+    "./" * 2100,
+    *("mine/" + "ü" * 127, "mine/" + "ü" * 128, "mine/\udcff"),
+)
+
+NOT_OPENED = frozenset(("pub/fifo", "sticky/mine"))
+"""The real fifo waits for another process, and the real file is subject to a sysctl(8) setting,
+fs.protected_regular."""
+
+OPEN_MODES = ("rb", "wb", "ab", "xb", "rb+", "wb+", "ab+", "xb+")
 
 
 def opened(mode: str) -> Callable[[Api, str], object]:
     """Open a file and use it for what it was opened for."""
 
     def call(api: Api, path: str) -> object:
-        if path == "pub/fifo":  # the real one waits for another process at the other end
+        if path in NOT_OPENED:
             return None
         with api.open(path, mode, buffering=0) as stream:
             result: list[object] = [stream.tell(), stream.seekable()]
@@ -234,7 +240,7 @@ CALLS: dict[str, Callable[[Api, str], object]] = {
     "walk": _walk,
     "readlink": lambda api, path: api.readlink(path),
     "statvfs": lambda api, path: api.statvfs(path).f_namemax,
-    **{f"open_{mode}": opened(mode) for mode in ("rb", "wb", "ab", "xb", "rb+", "wb+", "ab+", "xb+")},
+    **{f"open_{mode}": opened(mode) for mode in OPEN_MODES},
     "mkdir": lambda api, path: api.mkdir(path),
     "mkdir_7777": lambda api, path: api.mkdir(path, 0o7777),
     "makedirs": lambda api, path: api.makedirs(path),
@@ -272,7 +278,7 @@ CALLS: dict[str, Callable[[Api, str], object]] = {
     "xattr": _xattr,
     "xattr_none": lambda api, path: api.getxattr(path, "user.none", follow_symlinks=False),
     "xattr_trusted": lambda api, path: api.setxattr(path, "trusted.x", b"1"),
-}  # fmt: skip
+}
 
 LOOKING = frozenset(
     (
@@ -301,7 +307,7 @@ class Failure(NamedTuple):
     errno: str | None = None
     filename: object = None
     filename2: object = None
-    text: str = ""
+    text: str | None = None
 
 
 def outcome(call: Callable[[], object]) -> object:
@@ -338,7 +344,7 @@ Result = dict[str, tuple[object, list[object]]]
 
 
 def real(caller: Caller, base: str, name: str) -> Result:
-    """What the call `name` does on a real file system, for each path, and what is there afterwards."""
+    """What a call does on a real file system, for each path, and what changes there."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -356,8 +362,8 @@ def real(caller: Caller, base: str, name: str) -> Result:
         data = stream.read()
     _, status = os.waitpid(child, 0)
     assert status == 0, f"the child that calls the real file system failed ({status:#x})"
-    result: Result = pickle.loads(data)
-    return result
+    loaded: Result = pickle.loads(data)
+    return loaded
 
 
 def _run_as(caller: Caller, base: str, name: str) -> Result:

@@ -80,7 +80,7 @@ class Control:
     # ------------------------------------------------------------------------------- life cycle
 
     def start(self) -> None:
-        """The mount can be used: listen. Where that cannot be, the log says why, and that is all."""
+        """The mount can be used: listen. Where that cannot be, the log says why."""
         if self._slow_seconds is not None:
             self._slow = SlowLog(self._observation, self._slow_seconds)
         if not self._listening:

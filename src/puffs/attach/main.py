@@ -14,6 +14,7 @@ from puffs.attach.child import daemonize
 from puffs.attach.fuse.mountpoint import MountError
 from puffs.attach.fuse.options import help_text
 from puffs.attach.fuse.places import MountPoint, Where, place_of
+from puffs.attach.logs import JsonFormatter
 from puffs.attach.serve import Options, Server, parsed_options, run
 from puffs.attach.systemd import notify
 from puffs.kernel.mount import Mount
@@ -69,12 +70,18 @@ def main(fs: Server, argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def mount_command(
-    prog: str, fs: Server, mountpoint: Where, options: Options, *, foreground: bool
+    prog: str,
+    fs: Server,
+    mountpoint: Where,
+    options: Options,
+    *,
+    foreground: bool,
+    json_log: bool = False,
 ) -> int:
     """Do what a command called `prog` does that mounts `fs`; return its exit status.
 
     Returns once the mount can be used, or with `foreground` when it is gone. Complaints go to
-    stderr, a line each.
+    stderr, a line each. `json_log`: what is logged once it serves are lines of JSON.
     """
 
     def serve(ready: Callable[[Mount], None] = lambda mount: None) -> None:
@@ -82,7 +89,7 @@ def mount_command(
             notify("READY=1", f"MAINPID={os.getpid()}")
             ready(mount)
 
-        set_up_log(prog, foreground)
+        set_up_log(prog, foreground, as_json=json_log)
         run_explained(fs, mountpoint, wanted, announce)
         notify("STOPPING=1")
 
@@ -136,7 +143,7 @@ def _description(fs: Server) -> str | None:
     return inspect.cleandoc(text) if text else None
 
 
-def set_up_log(prog: str, foreground: bool) -> None:
+def set_up_log(prog: str, foreground: bool, *, as_json: bool = False) -> None:
     """Give the logger "puffs" a handler, unless the program has done that: stderr, or syslog."""
     if logger.hasHandlers():
         return
@@ -147,6 +154,8 @@ def set_up_log(prog: str, foreground: bool) -> None:
     else:
         handler = _Syslog(SYSLOG)
         handler.setFormatter(logging.Formatter(f"{prog}[{os.getpid()}]: %(message)s"))
+    if as_json:
+        handler.setFormatter(JsonFormatter(prog))
     logger.addHandler(handler)
 
 

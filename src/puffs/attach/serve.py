@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
-from puffs.attach.driven import DrivenSession, StartSoon
 from puffs.attach.control import Control
+from puffs.attach.driven import DrivenSession, StartSoon
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of

@@ -27,7 +27,7 @@ NAMES_SHOWN = 5
 COLOURS = {Outcome.PASSED: "green", Outcome.FAILED: "red", Outcome.ERROR: "red"}
 
 
-@click.command()
+@click.command(epilog=f"Groups of checks: {', '.join(GROUPS)}.")
 @click.argument("spec", metavar="SPEC")
 @click.option("--only", multiple=True, metavar="NAME", help="A group or a check; repeatable.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as one JSON object.")

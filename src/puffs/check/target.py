@@ -78,10 +78,9 @@ class Target:
     """The calls of a check, named as in `os` and with its errors.
 
     `directory` is the empty directory that relative paths start from, `operations` are those that
-    the file server implements, `mounted` tells whether a host is in between.
+    the file server implements.
     """
 
-    mounted: bool
     numbered = True
     """Whether a file has the same inode number whenever it is asked for."""
 
@@ -224,8 +223,6 @@ class MountedTarget(Target):
     `mountpoint` is the root of the file system as a host's path.
     """
 
-    mounted = True
-
     def __init__(self, mountpoint: str, directory: str, operations: frozenset[str]) -> None:
         super().__init__(os, mountpoint, directory, operations)
 
@@ -244,8 +241,6 @@ class MountedTarget(Target):
 
 class LocalTarget(Target):
     """A directory of a file system in this process."""
-
-    mounted = False
 
     def __init__(self, vfs: LocalFileSystem, directory: str, operations: frozenset[str]) -> None:
         super().__init__(vfs, "", directory, operations)

@@ -25,10 +25,10 @@ from puffs.attach.child import ChildMount, spawn
 from puffs.attach.local.vfs import LocalFileSystem, local
 from puffs.attach.serve import run
 from puffs.check import battery
+from puffs.check.expect import LeftOut, error_name
 from puffs.check.registry import Check, all_checks
 from puffs.check.result import Mode, Outcome, Verdict
 from puffs.check.target import LocalTarget, MountedTarget, Target
-from puffs.check.verdict import LeftOut, error_name
 from puffs.kernel.mount import Mount, Servable
 from puffs.server.operations import CHANGING
 

@@ -12,6 +12,10 @@ from puffs.attach.main import explain
 COMMANDS = {
     "mount": "puffs.cli.mount",
     "umount": "puffs.cli.umount",
+    "list": "puffs.cli.list",
+    "status": "puffs.cli.status",
+    "trace": "puffs.cli.trace",
+    "metrics": "puffs.cli.metrics",
     "exec": "puffs.cli.exec",
     "serve": "puffs.cli.serve",
     "mounter": "puffs.cli.mounter",

@@ -28,7 +28,25 @@ class _WithOptions(click.Command):
     multiple=True,
     help="Mount options, see below; may be given several times.",
 )
-def mount(spec: str, mountpoint: str, foreground: bool, options: tuple[str, ...]) -> None:
+@click.option(
+    "--slow",
+    metavar="SECONDS",
+    help="Log requests that take longer: what, by whom, how long. As -o slow=SECONDS.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How to log (to stderr with -f, else to syslog).",
+)
+def mount(
+    spec: str,
+    mountpoint: str,
+    foreground: bool,
+    options: tuple[str, ...],
+    slow: str | None,
+    log_format: str,
+) -> None:
     """Mount the file system SPEC on MOUNTPOINT.
 
     It is served in the background, and the command is done once the mount can be used. `puffs
@@ -39,6 +57,18 @@ def mount(spec: str, mountpoint: str, foreground: bool, options: tuple[str, ...]
       puffs mount mem: /mnt/x
       puffs mount 'mem:?size=64M' /mnt/x -o allow_other,noexec
       puffs mount -f ./hello.py:Hello /mnt/hello
+      puffs mount -f --slow 0.5 --log-format json mem: /mnt/x
     """
     factory = parse_spec(spec).factory
-    sys.exit(mount_command("puffs", factory, mountpoint, options, foreground=foreground))
+    if slow is not None:
+        options += (f"slow={slow}",)
+    sys.exit(
+        mount_command(
+            "puffs",
+            factory,
+            mountpoint,
+            options,
+            foreground=foreground,
+            json_log=log_format == "json",
+        )
+    )

@@ -381,7 +381,9 @@ class Mount:
             return
         try:
             self.finish(operation(*args))
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # sys.exit() there is a mistake as any other
             logger.exception("%s failed in the file server", name)
 
     async def tell_and_wait(self, name: str, *args: Any) -> None:

@@ -30,8 +30,8 @@ class PathFileSystem:
       `open` or `create` returned for it. That path may lead to a new file by then, so an operation
       that is given a `file` should use it rather than the path. `getattr` and `setattr` on such a
       file are given one of its open files even where the host names none. Where `open` gave no
-      `file` there is no safe way to the old file: the caller gets ESTALE, and a new file under the
-      old path is never touched.
+      `file`, and for directories, there is no safe way to what is gone: the caller gets ESTALE, and
+      a new file under the old path is never touched.
     - A hard link that `link` made is the same node: operations are given one of its paths, and the
       file goes on under another when that one is removed. Hard links that the host finds by looking
       up their names are a node each, and it caches their contents apart: what is changed through

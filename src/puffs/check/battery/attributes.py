@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 
 from puffs.check import libc
+from puffs.check.expect import PAUSES, equal, expect, leave_out, until_moved
 from puffs.check.registry import battery
 from puffs.check.target import Target, append, write_at
-from puffs.check.verdict import PAUSES, equal, expect, leave_out, until_moved
 
 check = battery("attributes")
 

@@ -5,9 +5,9 @@ import mmap
 import os
 import random
 
+from puffs.check.expect import equal, expect, leave_out, same_data
 from puffs.check.registry import battery
 from puffs.check.target import Target, append, read_at, write_at
-from puffs.check.verdict import equal, expect, leave_out, same_data
 
 check = battery("data")
 

@@ -6,9 +6,9 @@ import stat
 from collections import Counter
 
 from puffs.check import libc
+from puffs.check.expect import equal, expect, shown
 from puffs.check.registry import battery
 from puffs.check.target import Target
-from puffs.check.verdict import equal, expect, shown
 
 check = battery("directories")
 

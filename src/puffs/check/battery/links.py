@@ -4,9 +4,9 @@ import errno
 import os
 import stat
 
+from puffs.check.expect import PAUSES, equal, expect, until_moved
 from puffs.check.registry import battery
 from puffs.check.target import Target, read_at, write_at
-from puffs.check.verdict import PAUSES, equal, expect, until_moved
 
 check = battery("links")
 

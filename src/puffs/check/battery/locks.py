@@ -6,9 +6,9 @@ import os
 import struct
 from collections.abc import Callable
 
+from puffs.check.expect import equal, expect
 from puffs.check.registry import battery
 from puffs.check.target import Target, append
-from puffs.check.verdict import equal, expect
 
 check = battery("locks")
 

@@ -4,9 +4,9 @@ import errno
 import os
 import stat
 
+from puffs.check.expect import equal, expect
 from puffs.check.registry import battery
 from puffs.check.target import Target, append
-from puffs.check.verdict import equal, expect
 
 check = battery("names")
 

@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from puffs.check.expect import equal, expect
 from puffs.check.registry import battery
 from puffs.check.target import Target
-from puffs.check.verdict import equal, expect
 
 check = battery("permissions")
 

@@ -4,9 +4,9 @@ import errno
 import os
 
 from puffs.check import libc
+from puffs.check.expect import equal, expect, leave_out, same_data
 from puffs.check.registry import battery
 from puffs.check.target import File, Target, read_at, write_at
-from puffs.check.verdict import equal, expect, leave_out, same_data
 
 check = battery("ranges")
 

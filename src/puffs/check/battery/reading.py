@@ -11,9 +11,9 @@ import stat
 from collections.abc import Callable, Iterator
 
 from puffs.check import libc
+from puffs.check.expect import equal, expect, same_data
 from puffs.check.registry import battery
 from puffs.check.target import Target, read_at
-from puffs.check.verdict import equal, expect, same_data
 
 check = battery("reading")
 

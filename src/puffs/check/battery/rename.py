@@ -4,9 +4,9 @@ import errno
 import stat
 
 import puffs
+from puffs.check.expect import equal, expect, leave_out, until_moved
 from puffs.check.registry import battery
 from puffs.check.target import Target, read_at, write_at
-from puffs.check.verdict import equal, expect, leave_out, until_moved
 
 check = battery("rename")
 

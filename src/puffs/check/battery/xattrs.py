@@ -3,9 +3,9 @@
 import errno
 import os
 
+from puffs.check.expect import equal, expect, same_data
 from puffs.check.registry import battery
 from puffs.check.target import Target
-from puffs.check.verdict import equal, expect, same_data
 
 check = battery("xattrs")
 
