@@ -15,13 +15,13 @@ pytestmark = pytest.mark.fuse
 SECONDS = 60
 
 FILE_SERVERS = '''
-import errno, os, signal, stat, subprocess, threading, time
+import errno, os, signal, stat, threading
 import pytest
 import puffs
 
 
 class Small(puffs.FileSystem):
-    """One file, which hangs, or whose server dies, when it is read so."""
+    """One file, whose server dies when it is read by another name."""
 
     text = b"hello"
 
@@ -29,7 +29,7 @@ class Small(puffs.FileSystem):
         return "/"
 
     def lookup(self, dir, name, cred):
-        if name not in ("file", "hang", "die"):
+        if name not in ("file", "die"):
             raise FileNotFoundError
         return name
 
@@ -39,8 +39,6 @@ class Small(puffs.FileSystem):
         return puffs.Attr(stat.S_IFREG | 0o644, size=len(self.text))
 
     def read(self, node, offset, size, file):
-        if node == "hang":
-            threading.Event().wait()
         if node == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         return self.text[offset : offset + size]
@@ -142,31 +140,33 @@ def test_fails(puffs_mount):
 def test_leaves_files_open(puffs_mount):
     os.open(puffs_mount(Small) / "file", os.O_RDONLY)
 
-def test_leaves_a_reader_hanging(puffs_mount):
-    path = puffs_mount(Small)
-    subprocess.Popen(["cat", path / "hang"], cwd="/", stderr=subprocess.DEVNULL)
-    while not any("cat" in seen for seen in callers(puffs_mount.pid(path))):
-        pass
+def quietly(path):
+    with pytest.raises(OSError):
+        path.read_bytes()
 
-def callers(pid):
-    """What cannot go on before the server does."""
-    found = []
-    for line in subprocess.run(["ps", "-eo", "stat,comm"], capture_output=True, text=True).stdout.splitlines():
-        if line.startswith(("D", "S")) and "cat" in line:
-            found.append(line)
-    return found
+def test_leaves_a_reader_hanging(puffs_mount):
+    hangs, hang = os.pipe()
+
+    class Hanging(Small):
+        def read(self, *args):
+            os.write(hang, b"!")
+            threading.Event().wait()
+
+    path = puffs_mount(Hanging)
+    threading.Thread(target=quietly, args=(path / "file",), daemon=True).start()
+    assert os.read(hangs, 1) == b"!"
 
 def test_the_server_dies(puffs_mount):
     path = puffs_mount(Small)
     with pytest.raises(OSError) as caught:
         (path / "die").read_bytes()
-    assert caught.value.errno == errno.ECONNABORTED
+    assert caught.value.errno in (errno.ECONNABORTED, errno.ENOTCONN)
 
 def test_the_server_is_stopped(puffs_mount):
     os.kill(puffs_mount.pid(puffs_mount(Small)), signal.SIGSTOP)
 
 def test_the_file_server_cannot_be_made(puffs_mount):
-    with pytest.raises(puffs.MountError, match="no such thing"):
+    with pytest.raises(puffs.MountError, match="no_such_thing"):
         puffs_mount(lambda: Small().no_such_thing)
 ''',
     )

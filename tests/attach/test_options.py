@@ -111,7 +111,7 @@ def test_what_is_far_from_every_option_gets_no_guess() -> None:
 
 
 def test_help_lists_each_option_as_it_can_be_typed() -> None:
-    samples = {"BYTES": "8192", "NAME": "x", "N": "2"}
+    samples = {"BYTES": "8192", "NAME": "x", "N": "2", "SECONDS": "0.5"}
     for (usage, text), line in zip(help_rows(), help_text().splitlines(), strict=True):
         name, _, argument = usage.partition("=")
         parse_options([f"{name}={samples[argument]}" if argument else name])

@@ -151,10 +151,12 @@ def test_a_signal_ends_a_foreground_server_and_nothing_is_left(
 def test_a_signal_ends_it_also_while_it_is_in_use(mnt: Path) -> None:
     with serving(*PUFFS, "mount", "-f", "mem:", mnt, mountpoint=mnt) as server, all_end(mnt):
         with subprocess.Popen(["sleep", "1000"], cwd=mnt) as user:
-            server.terminate()
-            assert server.wait(SECONDS) == 0
-            assert mounted(mnt) == []
-            user.kill()
+            try:
+                server.terminate()
+                assert server.wait(SECONDS) == 0
+                assert mounted(mnt) == []
+            finally:
+                user.kill()
     nothing_left(mnt)
 
 

@@ -300,6 +300,31 @@ def test_served_by_a_thread(mountpoint: Path) -> None:
     assert output == "Hello!\nHello!\nRUNNING True\nDYING []\n"
 
 
+def test_nothing_of_a_mount_is_left_in_its_process(mountpoint: Path) -> None:
+    output = ran(
+        in_a_script(
+            """
+            import gc, weakref
+            def descriptors():
+                return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+            before = descriptors()
+            gone = []
+            for number in range(3):
+                server = Hello()
+                gone.append(weakref.ref(server))
+                with puffs.mount(server, sys.argv[1]):
+                    os.system(f"cat {sys.argv[1]}/hello.txt > /dev/null")
+                del server
+            gc.collect()
+            print([ref() for ref in gone], threading.active_count())
+            print(len(descriptors()) - len(before))
+            """,
+            mountpoint,
+        )
+    )
+    assert output == "[None, None, None] 1\n0\n"
+
+
 def test_the_end_of_the_interpreter_unmounts(mountpoint: Path, tmp_path: Path) -> None:
     for process in (False, True):
         ran(
@@ -527,6 +552,17 @@ def test_what_is_no_file_server_is_not_mounted(
         puffs.mount(cls, mountpoint)
     with pytest.raises(MountError, match=says):
         puffs.mount(cls, mountpoint, process=True)
+    assert find_mount(str(mountpoint)) is None
+
+
+@pytest.mark.parametrize("process", [False, True])
+def test_an_option_that_does_not_exist_is_an_error_of_the_caller(
+    mountpoint: Path, process: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    mount = partial(puffs.mount, process=True) if process else puffs.mount
+    with pytest.raises(ValueError, match="unknown mount option 'reed'"):
+        mount(Hello, mountpoint, "reed")
+    assert capfd.readouterr() == ("", "")
     assert find_mount(str(mountpoint)) is None
 
 

@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from puffs.attach.fuse.mountinfo import read_mounts
 from puffs.attach.fuse.syscalls import (
     CLONE_NEWNS,
+    MNT_DETACH,
     MS_NOSUID,
     MS_REC,
     MS_SLAVE,
     mount,
+    umount2,
     unshare,
 )
 
@@ -69,12 +72,15 @@ def run(*words: str | Path, **plan: Any) -> "subprocess.CompletedProcess[str]":
 def main(plan: dict[str, Any]) -> None:
     unshare(CLONE_NEWNS)
     mount("none", "/", "", MS_REC | MS_SLAVE, "")
+    for copy in read_mounts():  # which would keep their connections alive
+        if copy.is_fuse:
+            umount2(copy.mountpoint, MNT_DETACH)
     mount("none", STASH, "tmpfs", MS_NOSUID, "mode=755")
     open_ways(plan["reach"])
     for path, text in plan["files"].items():
-        copy = f"{STASH}/{path.replace('/', '_')}"
-        Path(copy).write_text(text)
-        mount(copy, path, "", MS_BIND, "")
+        instead = f"{STASH}/{path.replace('/', '_')}"
+        Path(instead).write_text(text)
+        mount(instead, path, "", MS_BIND, "")
     devices(plan["device"])
     os.setgroups([])
     os.setresgid(*[plan["user"]] * 3)

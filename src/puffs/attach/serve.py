@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
@@ -105,8 +106,9 @@ def mount(
     memory that is mapped from there). Raises as `run` does.
     """
     if process:
+        wanted = parsed_options(options)  # a mistake in them is the caller's, not the child's
         return spawn(
-            lambda ready: run(fs, mountpoint, options, on_ready=ready, on_table=on_table),
+            lambda ready: run(fs, mountpoint, wanted, on_ready=ready, on_table=on_table),
             os.path.abspath(mountpoint),
         )
     ready = threading.Event()
@@ -115,6 +117,7 @@ def mount(
         return _LoopMount(request)
     mounted, serve = request.attach()
     failure: list[BaseException] = []
+    at_exit = partial(_unmount_at_exit, mounted, os.getpid())
 
     def serve_here() -> None:
         try:
@@ -124,7 +127,10 @@ def mount(
             if ready.is_set():
                 logger.exception("serving %s has failed", mounted.mountpoint)
         finally:
+            atexit.unregister(at_exit)
             ready.set()
+
+    atexit.register(at_exit)
 
     # A daemon: the interpreter would wait for any other thread before it comes to run what atexit
     # has.
@@ -132,7 +138,6 @@ def mount(
     ready.wait()
     if failure:
         raise failure[0]
-    atexit.register(_unmount_at_exit, mounted, os.getpid())
     return mounted
 
 

@@ -12,12 +12,14 @@ this: what counts is the first message that brings descriptors.
 """
 
 import errno
+import fcntl
 import json
 import os
 import socket
 import stat
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -56,47 +58,62 @@ def meet(path: str, owner: int | None = None) -> socket.socket:
     Raises:
         MountError: the path cannot be used.
     """
-    while True:
-        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            peer.connect(path)
-            return peer
-        except OSError as error:
-            peer.close()
-            if error.errno == errno.ECONNREFUSED and _is_socket(path):
-                with suppress(FileNotFoundError):
-                    os.unlink(path)  # left behind by one who has been killed
-            elif error.errno != errno.ENOENT:
-                raise _cannot_meet(path, error) from error
-        try:
-            return _await(path, owner)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:  # somebody was faster
-                raise _cannot_meet(path, error) from error
-
-
-def _is_socket(path: str) -> bool:
     try:
-        return stat.S_ISSOCK(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return True
-
-
-def _await(path: str, owner: int | None) -> socket.socket:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
-        mask = os.umask(0o177)
+        with _alone_in(os.path.dirname(path) or "."):
+            met = _connect(path) or _listen(path, owner)
+    except OSError as error:
+        raise _cannot_meet(path, error) from error
+    if not met.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return met
+    with met:
         try:
-            listener.bind(path)
-        finally:
-            os.umask(mask)
-        try:
-            if owner is not None:
-                os.chown(path, owner, -1)
-            listener.listen(1)
-            return listener.accept()[0]
+            return met.accept()[0]
         finally:
             with suppress(OSError):
                 os.unlink(path)
+
+
+@contextmanager
+def _alone_in(directory: str) -> Iterator[None]:
+    """Keep others from arriving in between: one connects when the other one listens already."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _connect(path: str) -> socket.socket | None:
+    """Connect to the one who came first; None when nobody did."""
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        peer.connect(path)
+        return peer
+    except OSError as error:
+        peer.close()
+        if error.errno == errno.ENOENT:
+            return None
+        if error.errno == errno.ECONNREFUSED and stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)  # left behind by one who has been killed
+            return None
+        raise
+
+
+def _listen(path: str, owner: int | None) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(path)
+        if owner is not None:
+            os.chown(path, owner, -1)
+        listener.listen(1)
+    except BaseException:
+        listener.close()
+        raise
+    finally:
+        os.umask(mask)
+    return listener
 
 
 def _cannot_meet(path: str, error: OSError) -> MountError:

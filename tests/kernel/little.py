@@ -1,0 +1,243 @@
+"""A small file server that keeps a record of what it is asked, and says what a test wants."""
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from errno import EEXIST, ENOENT, ENOTEMPTY
+from typing import Any
+
+import pytest
+
+import puffs
+from puffs.kernel.args import MountArgs
+from puffs.kernel.mount import Mount
+from puffs.kernel.vnops import Vnops
+from puffs.server.operations import Operations
+
+ROOT = 1
+CRED = puffs.Cred(1000, 1000, tid=7, umask=0o22, pid=6, groups=())
+
+
+class Node:
+    def __init__(self, attr: puffs.Attr) -> None:
+        self.attr = attr
+        self.data = bytearray()
+        self.names: dict[str, int] = {}
+        self.target = ""
+        self.xattrs: dict[str, bytes] = {}
+
+
+class Little(puffs.FileSystem[int]):
+    """Cookies are numbers, the root's is 1. `log` has every call: its name, then its arguments.
+
+    `without` names operations that it is not to have. `says` maps an operation to what it is to
+    return instead, or raise; a function is called with the operation's arguments.
+    """
+
+    def __init__(self, *without: str, root_mode: int = stat.S_IFDIR | 0o755) -> None:
+        self.without = frozenset(without)
+        self.log: list[tuple[Any, ...]] = []
+        self.says: dict[str, Any] = {}
+        self.nodes = {ROOT: Node(puffs.Attr(root_mode, ino=ROOT))}
+        self.callers: dict[str, puffs.Cred] = {}
+
+    def operations(self) -> Operations:
+        return {
+            name: self._recorded(name, operation)
+            for name, operation in super().operations().items()
+            if name not in self.without
+        }
+
+    def _recorded(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            self.log.append((name, *args))
+            try:
+                self.callers[name] = puffs.caller()
+            except LookupError:
+                pass
+            if name not in self.says:
+                return operation(*args)
+            said = self.says[name]
+            if isinstance(said, BaseException) or (
+                isinstance(said, type) and issubclass(said, BaseException)
+            ):
+                raise said
+            return said(*args) if callable(said) else said
+
+        return call
+
+    def asked(self, *names: str) -> list[tuple[Any, ...]]:
+        """The recorded calls of these operations."""
+        return [call for call in self.log if call[0] in names]
+
+    def _add(self, dir: int, name: str, attr: puffs.Attr) -> int:
+        names = self.nodes[dir].names
+        if name in names:
+            raise OSError(EEXIST, name)
+        cookie = max(self.nodes) + 1
+        attr.ino = cookie
+        self.nodes[cookie] = Node(attr)
+        names[name] = cookie
+        return cookie
+
+    def mount(self) -> int:
+        return ROOT
+
+    def unmount(self, force: bool) -> None: ...
+
+    def unmounted(self) -> None: ...
+
+    def statvfs(self) -> puffs.StatVfs:
+        return puffs.StatVfs(blocks=100, bfree=50)
+
+    def sync(self, wait: bool, cred: puffs.Cred) -> None: ...
+
+    def lookup(self, dir: int, name: str, cred: puffs.Cred) -> int | puffs.Entry:
+        try:
+            return self.nodes[dir].names[name]
+        except KeyError:
+            raise OSError(ENOENT, name) from None
+
+    def create(
+        self, dir: int, name: str, attr: puffs.Attr, flags: int, cred: puffs.Cred
+    ) -> tuple[int | puffs.Entry, puffs.Open | object]:
+        return self._add(dir, name, attr), f"file of {name}"
+
+    def mknod(self, dir: int, name: str, attr: puffs.Attr, cred: puffs.Cred) -> int:
+        return self._add(dir, name, attr)
+
+    def mkdir(self, dir: int, name: str, attr: puffs.Attr, cred: puffs.Cred) -> int:
+        return self._add(dir, name, attr)
+
+    def symlink(self, dir: int, name: str, target: str, attr: puffs.Attr, cred: puffs.Cred) -> int:
+        cookie = self._add(dir, name, attr)
+        self.nodes[cookie].target = target
+        return cookie
+
+    def link(self, node: int, dir: int, name: str, cred: puffs.Cred) -> None:
+        self.nodes[dir].names[name] = node
+
+    def remove(self, dir: int, name: str, cred: puffs.Cred) -> None:
+        del self.nodes[dir].names[name]
+
+    def rmdir(self, dir: int, name: str, cred: puffs.Cred) -> None:
+        if self.nodes[self.nodes[dir].names[name]].names:
+            raise OSError(ENOTEMPTY, name)
+        del self.nodes[dir].names[name]
+
+    def rename(
+        self, dir: int, name: str, newdir: int, newname: str, flags: int, cred: puffs.Cred
+    ) -> None:
+        self.nodes[newdir].names[newname] = self.nodes[dir].names.pop(name)
+
+    def open(self, node: int, flags: int, cred: puffs.Cred) -> object:
+        return f"open {node}"
+
+    def close(self, node: int, file: Any, flags: int) -> None: ...
+
+    def flush(self, node: int, file: Any, owner: int) -> None: ...
+
+    def fsync(self, node: int, datasync: bool, file: Any) -> None: ...
+
+    def read(self, node: int, offset: int, size: int, file: Any) -> puffs.Buffer:
+        return self.nodes[node].data[offset : offset + size]
+
+    def write(self, node: int, offset: int, data: memoryview, file: Any) -> int:
+        kept = self.nodes[node]
+        kept.data[offset : offset + len(data)] = data
+        kept.attr.size = len(kept.data)
+        return len(data)
+
+    def getattr(self, node: int, file: Any = None) -> puffs.Attr:
+        return self.nodes[node].attr
+
+    def setattr(
+        self, node: int, changes: puffs.Changes, file: Any, cred: puffs.Cred
+    ) -> puffs.Attr | None:
+        kept = self.nodes[node]
+        if changes.size is not None:
+            kept.data = kept.data[: changes.size].ljust(changes.size, b"\0")
+        changes.apply(kept.attr)
+        return None
+
+    def readlink(self, node: int) -> str:
+        return self.nodes[node].target
+
+    def opendir(self, dir: int, cred: puffs.Cred) -> object:
+        return f"directory {dir}"
+
+    def closedir(self, dir: int, file: Any) -> None: ...
+
+    def fsyncdir(self, dir: int, datasync: bool, file: Any) -> None: ...
+
+    def readdir(self, dir: int, offset: int, file: Any) -> Iterable[puffs.DirEntry | str]:
+        for name, cookie in list(self.nodes[dir].names.items()):
+            yield puffs.DirEntry(name, stat.S_IFMT(self.nodes[cookie].attr.mode), cookie)
+
+    def getxattr(self, node: int, name: str) -> bytes:
+        return self.nodes[node].xattrs[name]
+
+    def setxattr(self, node: int, name: str, value: bytes, flags: int) -> None:
+        self.nodes[node].xattrs[name] = value
+
+    def listxattr(self, node: int) -> list[str]:
+        return list(self.nodes[node].xattrs)
+
+    def removexattr(self, node: int, name: str) -> None:
+        del self.nodes[node].xattrs[name]
+
+    def inactive(self, node: int) -> None: ...
+
+    def reclaim(self, node: int) -> None: ...
+
+    def error(self, kind: str, code: int, text: str, node: Any) -> None: ...
+
+
+class FakeHost:
+    """An attachment to nothing, which does as a test says."""
+
+    def __init__(self, mount: Mount) -> None:
+        self.mount = mount
+        self.in_use = False
+        self.flush_fails: OSError | None = None
+        self.log: list[tuple[str, *tuple[object, ...]]] = []
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        self.log.append(("call",))
+        return function(*args)
+
+    def busy(self) -> bool:
+        return self.in_use
+
+    def flush(self) -> None:
+        self.log.append(("flush",))
+        if self.flush_fails is not None:
+            raise self.flush_fails
+
+    def detach(self, force: bool) -> None:
+        self.log.append(("detach", force))
+        self.mount.detached(self)
+
+
+def mounted(server: Little, **args: Any) -> tuple[Mount, FakeHost]:
+    """A running mount of `server`, on a host that is none."""
+    mount = Mount(server, MountArgs("little", **args) if args else None)
+    host = FakeHost(mount)
+    mount.attach(host)
+    mount.start()
+    server.log.clear()
+    return mount, host
+
+
+def vnops_of(server: Little, **args: Any) -> Vnops:
+    """The vnode operations of a running mount of `server`."""
+    return Vnops(mounted(server, **args)[0], CRED)
+
+
+@contextmanager
+def fails(code: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
+    """The body must raise an `OSError` with this errno."""
+    with pytest.raises(OSError) as caught:
+        yield caught
+    assert caught.value.errno == code, os.strerror(caught.value.errno or 0)
