@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import stat
 import struct
 import sys
@@ -187,7 +188,12 @@ def in_child(
             os._exit(status)
     os.close(writable)
     os.close(fd)
-    with open(readable, errors="replace") as report:
-        text = report.read()
-    _, status = os.waitpid(pid, 0)
+    try:
+        with open(readable, errors="replace") as report:
+            text = report.read()
+    except BaseException:  # it takes too long
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
     assert status == 0, f"in the child: {text or status}"

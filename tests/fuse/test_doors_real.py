@@ -316,7 +316,7 @@ def test_allow_other_is_refused_to_users_before_anything_is_tried(place: Path) -
 @pytest.mark.usefixtures("helper")
 def test_allow_other_works_where_root_has_allowed_it(place: Path) -> None:
     script = """
-        $P mount mem: $D -o allow_other; grep -c allow_other /proc/mounts; $P umount $D
+        $P mount mem: $D -o allow_other; grep -c "fuse.*,allow_other" /proc/mounts; $P umount $D
         """
     assert as_user(script, place, files={"/etc/fuse.conf": "user_allow_other\n"}) == "1\n"
 
@@ -681,7 +681,8 @@ def test_only_a_socket_that_was_left_behind_is_replaced(mountpoint: Path, place:
     path.unlink()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    with handed_over(place, mountpoint):
+    os.chown(path, world.NOBODY, world.NOBODY)
+    with handed_over(place, mountpoint, "--user", "nobody"):
         check_files(mountpoint)
 
 

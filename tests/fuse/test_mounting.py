@@ -568,7 +568,9 @@ known_syscalls = pytest.mark.skipif(not NUMBERS, reason="numbers of system calls
 @pytest.mark.parametrize(
     ("prepare", "code", "why", "remedy"),
     [
-        pytest.param("pass", errno.ENOENT, "there is no /dev/fuse", "--device /dev/fuse", id="no node"),
+        pytest.param(
+            "pass", errno.ENOENT, "there is no /dev/fuse", "--device /dev/fuse", id="no node"
+        ),
         pytest.param(
             'os.mkdir("/dev/fuse")',
             errno.EISDIR,

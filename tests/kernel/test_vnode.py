@@ -90,8 +90,8 @@ def test_the_root_is_never_reclaimed() -> None:
     table.forget(ROOT_ID, 1_000_000)
     table.open(table.root)
     table.close(table.root)
-    table.clear()
     assert table.ends == [("inactive", "root")]
+    assert list(table.clear()) == []
 
 
 def test_a_node_id_is_never_used_twice() -> None:
@@ -150,12 +150,15 @@ def test_clear_ends_every_node_once() -> None:
     table = Table()
     known, opened = table.adopt("known"), table.adopt("open")
     table.open(opened)
-    table.clear()
-    assert sorted(table.ends) == [("inactive", "open"), ("reclaim", "known"), ("reclaim", "open")]
+    assert sorted(table.clear()) == [
+        ("inactive", "open"),
+        ("reclaim", "known"),
+        ("reclaim", "open"),
+    ]
     table.close(opened)
     table.forget(opened.nodeid, 1)
     table.forget(known.nodeid, 1)
-    assert len(table.ends) == 3, "nothing comes a second time"
+    assert table.ends == [], "nothing comes a second time"
     assert len(table) == 0
 
 
@@ -220,4 +223,4 @@ def test_threads_lose_no_count() -> None:
         thread.join()
     assert table.find("a") is None
     assert table.ends[-1] == ("reclaim", "a")
-    assert ("reclaim", "a") not in zip(table.ends, table.ends[1:], strict=False)
+    assert table.ends.count(("reclaim", "a")) <= table.ends.count(("inactive", "a"))

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast, overload
@@ -61,14 +62,8 @@ def run(
     if threading.current_thread() is not threading.main_thread():
         serve()
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        for number in _SIGNALS:
-            signal.signal(number, lambda number, _frame: _end(mount, number))
+    with _ended_by_signals(mount):
         serve()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @overload
@@ -336,18 +331,39 @@ def _in_event_loop() -> bool:
     return True
 
 
-def _end(mount: Mount, number: int) -> None:
-    """A signal asks the process to end: unmount, from a thread, for this one has to go on serving
-    meanwhile.
+@contextmanager
+def _ended_by_signals(mount: Mount) -> Iterator[None]:
+    """INT, TERM and HUP unmount: from a thread, for this one has to go on serving meanwhile.
+
+    That thread is told through the wake-up descriptor of the interpreter. A handler would run only
+    when this thread comes back to the interpreter, and a signal that arrives just before it reads
+    the next request would have to wait for that request.
     """
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
 
     def unmount() -> None:
-        try:
-            mount.unmount(force=True)
-        except OSError as exc:
-            logger.error("%s: %s", signal.Signals(number).name, exc)
+        while number := os.read(told, 1):
+            if number[0] not in _SIGNALS:
+                continue
+            try:
+                mount.unmount(force=True)
+            except OSError as exc:
+                logger.error("%s: %s", signal.Signals(number[0]).name, exc)
 
-    threading.Thread(target=unmount, name="puffs-unmount", daemon=True).start()
+    thread = threading.Thread(target=unmount, name="puffs-unmount", daemon=True)
+    thread.start()
+    former = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(former)
+        os.close(tell)
+        thread.join()
+        os.close(told)
 
 
 def _unmount_at_exit(mount: Mount, pid: int) -> None:

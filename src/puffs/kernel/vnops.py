@@ -8,18 +8,18 @@ host's: walking paths, checking permissions, caching.
 
 import errno
 import os
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import AsyncIterable, Callable
+from functools import partial, wraps
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_IMODE, S_ISREG
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from puffs.kernel import police
 from puffs.kernel.directory import OpenDirectory
 from puffs.kernel.mount import Mount, Status
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import Attr, Changes, StatVfs
-from puffs.server.cred import Cred, requester
-from puffs.server.types import Buffer, DirEntry, Open
+from puffs.server.cred import Cred, Requester, requester
+from puffs.server.types import Buffer, Cookie, DirEntry, Open
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +74,8 @@ def _vop(
     name = step.__name__
     any_time = name in _ANY_TIME
 
-    def run(vnops: "Vnops", *args: P.args, **kwargs: P.kwargs) -> R:
+    @wraps(step)
+    def run(vnops: "Vnops", /, *args: P.args, **kwargs: P.kwargs) -> R:
         token = requester.set(vnops)
         try:
             if not any_time and vnops.mount.status is not Status.RUNNING:
@@ -86,21 +87,31 @@ def _vop(
         finally:
             requester.reset(token)
 
-    @wraps(step)
-    def call(vnops: "Vnops", /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if vnops.reach is None:
-            return run(vnops, *args, **kwargs)
-        result: R = vnops.reach(lambda: run(vnops, *args, **kwargs))
-        return result
+    return run
 
-    return call
+
+Then = Callable[[Any], Any] | None
+
+
+class Reach(Protocol):
+    """How an attachment calls what is to run where the operations of a mount run."""
+
+    def __call__(
+        self, who: Requester, function: Callable[..., Any], args: tuple[Any, ...], then: Then
+    ) -> Any:
+        """Call `function` with `args` on behalf of `who`, and `then`, if it is not None.
+
+        `then` is given the result, that of the coroutine if `function` returned one, and its own
+        result is what is returned.
+        """
+        ...
 
 
 class Vnops:
     """The operations on the vnodes of `mount`, asked for by `cred`.
 
-    `reach` brings a call to the thread that serves, where there is one (see `Mount.call`); None:
-    operations run on the thread that asks. Every operation raises `OSError`.
+    `reach` brings the calls to where the file server's operations run; None: that is the thread
+    that asks. Every operation raises `OSError`.
 
     What returns `Found` has counted its vnode, and the caller gives that back by `forget`. An
     `OpenFile` or `OpenDir` keeps its vnode alive by itself, until `close` or `closedir`.
@@ -112,7 +123,7 @@ class Vnops:
         self,
         mount: Mount,
         cred: Cred,
-        reach: Callable[[Callable[[], Any]], Any] | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self.mount = mount
         self.reach = reach
@@ -134,14 +145,14 @@ class Vnops:
     def lookup(self, dir: Vnode, name: str) -> Found:
         """What `name` in `dir` leads to. "." is answered here; ".." is the host's (N1)."""
         if name == ".":
-            return self._with_attr(self._vnodes.adopt(dir.cookie), None)
-        reply = self._op("lookup")(dir.cookie, _name(name), self._cred)
+            return self._with_attr(self._adopt(dir.cookie), None)
+        reply = self._ask("lookup", dir.cookie, _name(name), self._cred)
         return self._found(reply, dir, "lookup")
 
     @_vop
     def forget(self, vnode: Vnode, lookups: int = 1) -> None:
         """The host has forgotten a vnode: the last one reclaims it."""
-        self._vnodes.forget(vnode.nodeid, lookups)
+        self._forget(vnode, lookups)
 
     @_vop
     def create(self, dir: Vnode, name: str, mode: int, flags: int) -> tuple[Found, OpenFile]:
@@ -154,19 +165,19 @@ class Vnops:
             try:
                 return found, self._opened(found.vnode, self._ask_open(found.vnode, flags), flags)
             except BaseException:
-                self._vnodes.forget(found.vnode.nodeid, 1)
+                self._forget(found.vnode)
                 raise
         attr = self._new(S_IFREG, mode)
-        reply = self._op("create")(dir.cookie, _name(name), attr, flags, self._cred)
+        reply = self._ask("create", dir.cookie, _name(name), attr, flags, self._cred)
         node, opened, is_open = police.created(reply)
         cookie, known, _ = police.node(node, dir, "create")
-        vnode = self._vnodes.adopt(cookie, new=True)
+        vnode = self._adopt(cookie, new=True)
         try:
             if not is_open:
                 opened = self._ask_open(vnode, flags)
             file = self._opened(vnode, opened, flags)
         except BaseException:
-            self._vnodes.forget(vnode.nodeid, 1)
+            self._forget(vnode)
             raise
         try:
             return self._with_attr(vnode, known), file
@@ -195,30 +206,29 @@ class Vnops:
             raise error(errno.ENAMETOOLONG)
         attr = self._new(S_IFLNK, 0o777)
         attr.size = size
-        operation = self._op("symlink")
-        reply = operation(dir.cookie, _name(name), target, attr, self._cred)
+        reply = self._ask("symlink", dir.cookie, _name(name), target, attr, self._cred)
         return self._found(reply, dir, "symlink", new=True)
 
     @_vop
     def link(self, vnode: Vnode, dir: Vnode, name: str) -> None:
         """Give `vnode` the further name `name` in `dir`."""
-        self._op("link")(vnode.cookie, dir.cookie, _name(name), self._cred)
+        self._ask("link", vnode.cookie, dir.cookie, _name(name), self._cred)
 
     @_vop
     def remove(self, dir: Vnode, name: str) -> None:
         """Take the name of a file that is no directory away."""
-        self._op("remove")(dir.cookie, _name(name), self._cred)
+        self._ask("remove", dir.cookie, _name(name), self._cred)
 
     @_vop
     def rmdir(self, dir: Vnode, name: str) -> None:
         """Take an empty directory away."""
-        self._op("rmdir")(dir.cookie, _name(name), self._cred)
+        self._ask("rmdir", dir.cookie, _name(name), self._cred)
 
     @_vop
     def rename(self, dir: Vnode, name: str, newdir: Vnode, newname: str, flags: int = 0) -> None:
         """Move a name; `flags` as renameat2(2) has them."""
-        operation = self._op("rename")
-        operation(dir.cookie, _name(name), newdir.cookie, _name(newname), flags, self._cred)
+        names = dir.cookie, _name(name), newdir.cookie, _name(newname)
+        self._ask("rename", *names, flags, self._cred)
 
     # ------------------------------------------------------------------------------------- data
 
@@ -250,8 +260,12 @@ class Vnops:
         parts: list[bytes] = []
         while size > 0:
             asked = min(size, most)
-            # A view must not outlive the operation: the file server may use its buffer again.
-            data = bytes(police.data(operation(cookie, offset, asked, file.file), asked, cookie))
+
+            def copied(reply: object, asked: int = asked) -> bytes:
+                # A view must not be kept: the file server may use its buffer again.
+                return bytes(police.data(reply, asked, cookie))
+
+            data: bytes = self._do(operation, cookie, offset, asked, file.file, then=copied)
             parts.append(data)
             if len(data) < asked:
                 break
@@ -278,7 +292,7 @@ class Vnops:
             given = min(len(image) - done, most)
             part = memoryview(image)[done : done + given]
             try:
-                reply = operation(cookie, offset + done, part, file.file)
+                reply = self._do(operation, cookie, offset + done, part, file.file)
             finally:
                 _release(part)
             taken = police.amount(reply, given, cookie)
@@ -303,7 +317,8 @@ class Vnops:
         cookie = file.vnode.cookie
         operation = self._ops.get("seek")
         if operation is not None:
-            return police.position(operation(cookie, offset, whence, file.file), cookie)
+            reply = self._do(operation, cookie, offset, whence, file.file)
+            return police.position(reply, cookie)
         size = self._attr(file.vnode, file.file).size
         if not 0 <= offset < size:
             raise error(errno.ENXIO)
@@ -314,7 +329,7 @@ class Vnops:
         """Reserve, punch or zero a range (fallocate(2))."""
         if offset < 0 or length <= 0:
             raise error(errno.EINVAL)
-        self._op("fallocate")(file.vnode.cookie, mode, offset, length, file.file)
+        self._ask("fallocate", file.vnode.cookie, mode, offset, length, file.file)
 
     @_vop
     def copy_file_range(
@@ -322,9 +337,8 @@ class Vnops:
     ) -> int:
         """Copy `size` bytes between open files; how many it were (copy_file_range(2))."""
         target = to.vnode.cookie
-        reply = self._op("copy_file_range")(
-            file.vnode.cookie, offset, file.file, target, to_offset, to.file, size, 0
-        )
+        source = file.vnode.cookie, offset, file.file
+        reply = self._ask("copy_file_range", *source, target, to_offset, to.file, size, 0)
         return police.amount(reply, size, target, "copy_file_range")
 
     # ----------------------------------------------------------------------------------- attributes
@@ -338,7 +352,7 @@ class Vnops:
     def setattr(self, vnode: Vnode, changes: Changes, file: OpenFile | None = None) -> Attr:
         """Change what is set in `changes`; the attributes afterwards."""
         handle = file and file.file
-        reply = self._op("setattr")(vnode.cookie, changes, handle, self._cred)
+        reply = self._ask("setattr", vnode.cookie, changes, handle, self._cred)
         if reply is None:
             return self._attr(vnode, handle)
         return _shown(police.attributes(reply, vnode.cookie, "setattr"), vnode)
@@ -357,41 +371,43 @@ class Vnops:
     def readlink(self, vnode: Vnode) -> str:
         """What a symbolic link holds."""
         cookie = vnode.cookie
-        return os.fsdecode(police.target(self._op("readlink")(cookie), cookie))
+        return os.fsdecode(police.target(self._ask("readlink", cookie), cookie))
 
     @_vop
     def getxattr(self, vnode: Vnode, name: str) -> bytes:
         """The value of an extended attribute."""
         cookie = vnode.cookie
-        return police.xattr(self._op("getxattr")(cookie, name), cookie, "getxattr")
+        return police.xattr(self._ask("getxattr", cookie, name), cookie, "getxattr")
 
     @_vop
     def setxattr(self, vnode: Vnode, name: str, value: bytes, flags: int = 0) -> None:
         """Set an extended attribute. A value beyond 64 KiB is E2BIG, and is not sent (2.7)."""
         if len(value) > police.XATTR_MAX:
             raise error(errno.E2BIG)
-        self._op("setxattr")(vnode.cookie, name, value, flags)
+        self._ask("setxattr", vnode.cookie, name, value, flags)
 
     @_vop
     def listxattr(self, vnode: Vnode) -> list[str]:
         """The names of the extended attributes."""
         cookie = vnode.cookie
-        listing = police.xattr_names(self._op("listxattr")(cookie), cookie)
+        operation = self._op("listxattr")
+        listing: bytes = self._do(
+            operation, cookie, then=lambda reply: police.xattr_names(reply, cookie)
+        )
         return [os.fsdecode(name) for name in listing.split(b"\0")[:-1]]
 
     @_vop
     def removexattr(self, vnode: Vnode, name: str) -> None:
         """Take an extended attribute away."""
-        self._op("removexattr")(vnode.cookie, name)
+        self._ask("removexattr", vnode.cookie, name)
 
     # ---------------------------------------------------------------------------- open directories
 
     @_vop
     def opendir(self, vnode: Vnode, parent_ino: int) -> OpenDir:
         """Open a directory; `parent_ino` is shown for "..". EOPNOTSUPP without `readdir`."""
-        readdir, opendir = self._op("readdir"), self._ops.get("opendir")
-        reply = opendir(vnode.cookie, self._cred) if opendir is not None else None
-        file = police.opened(reply).file
+        readdir = self._op("readdir")
+        file = police.opened(self._optional("opendir", vnode.cookie, self._cred)).file
         listing = OpenDirectory(readdir, vnode.cookie, file, vnode.ino, parent_ino)
         self._vnodes.open(vnode)
         return OpenDir(vnode, listing)
@@ -402,14 +418,21 @@ class Vnops:
 
         "." and ".." are among them. An empty list is the end (N8).
         """
-        listing = dir.listing
-        taken: list[tuple[int, DirEntry]] = []
-        for position, entry in listing.entries(offset):
-            # The one beyond is taken too, and so kept at hand for the next time.
-            if len(taken) == count:
-                break
-            police.filename(entry.name, "readdir", listing.cookie)
-            taken.append((position, entry))
+        listing, given = dir.listing, self.mount.server.asynchronous
+        if given and listing.needs(offset):
+            self._do(_listed, listing, then=listing.give)
+
+        def take() -> list[tuple[int, DirEntry]]:
+            taken: list[tuple[int, DirEntry]] = []
+            for position, entry in listing.entries(offset, given=given):
+                # The one beyond is taken too, and so kept at hand for the next time.
+                if len(taken) == count:
+                    break
+                police.filename(entry.name, "readdir", listing.cookie)
+                taken.append((position, entry))
+            return taken
+
+        taken: list[tuple[int, DirEntry]] = self._do(take)
         return taken
 
     @_vop
@@ -423,14 +446,16 @@ class Vnops:
         if not dir.closed:
             dir.closed = True
             self._fire("closedir", dir.vnode.cookie, dir.listing.file)
-            self._vnodes.close(dir.vnode)
+            self._do(self._vnodes.close, dir.vnode)
 
     # ----------------------------------------------------------------------------- the whole thing
 
     @_vop
     def statvfs(self) -> StatVfs:
         """The size of the file system: `Mount.statvfs`."""
-        return self.mount.statvfs()
+        if "statvfs" not in self._ops or self.mount.status is not Status.RUNNING:
+            return self.mount.statvfs()
+        return police.statvfs(self._ask("statvfs"))
 
     # -------------------------------------------------------------------------------------- helpers
 
@@ -441,10 +466,30 @@ class Vnops:
             raise error(self.mount.missing(name))
         return operation
 
+    def _do(self, function: Callable[..., Any], *args: Any, then: Then = None) -> Any:
+        """Call what is to run where the operations run; what it returns, finished."""
+        if self.reach is not None:
+            return self.reach(self, function, args, then)
+        reply = self.mount.finish(function(*args))
+        return reply if then is None else then(reply)
+
+    def _ask(self, name: str, *args: Any) -> Any:
+        """Call an operation; one that is missing is an error."""
+        return self._do(self._op(name), *args)
+
     def _optional(self, name: str, *args: Any) -> Any:
         """Call an operation whose absence is a success."""
         operation = self._ops.get(name)
-        return operation(*args) if operation is not None else None
+        return self._do(operation, *args) if operation is not None else None
+
+    def _adopt(self, cookie: Cookie, new: bool = False) -> Vnode:
+        """The vnode of a cookie, counted. May ask for its `fileid`."""
+        vnode: Vnode = self._do(partial(self._vnodes.adopt, cookie, new=new))
+        return vnode
+
+    def _forget(self, vnode: Vnode, lookups: int = 1) -> None:
+        """May `reclaim`."""
+        self._do(self._vnodes.forget, vnode.nodeid, lookups)
 
     def _fire(self, name: str, *args: Any) -> None:
         """Call an operation whose failure reaches nobody; what is no `OSError` is logged."""
@@ -457,23 +502,23 @@ class Vnops:
         return self.mount.new_attr(kind | S_IMODE(mode), self._cred)
 
     def _made(self, operation: str, dir: Vnode, name: str, attr: Attr) -> Found:
-        reply = self._op(operation)(dir.cookie, _name(name), attr, self._cred)
+        reply = self._ask(operation, dir.cookie, _name(name), attr, self._cred)
         return self._found(reply, dir, operation, new=True)
 
     def _found(self, reply: object, parent: Vnode, operation: str, new: bool = False) -> Found:
         cookie, attr, _ = police.node(reply, parent, operation)
-        return self._with_attr(self._vnodes.adopt(cookie, new=new), attr)
+        return self._with_attr(self._adopt(cookie, new=new), attr)
 
     def _with_attr(self, vnode: Vnode, attr: Attr | None) -> Found:
         """A vnode that was just counted; if its attributes cannot be had, it is uncounted."""
         try:
             return Found(vnode, self._attr(vnode, None) if attr is None else _shown(attr, vnode))
         except BaseException:
-            self._vnodes.forget(vnode.nodeid, 1)
+            self._forget(vnode)
             raise
 
     def _attr(self, vnode: Vnode, file: Any) -> Attr:
-        reply = self._op("getattr")(vnode.cookie, file)
+        reply = self._ask("getattr", vnode.cookie, file)
         return _shown(police.attributes(reply, vnode.cookie, "getattr"), vnode)
 
     def _check_writable(self, vnode: Vnode) -> None:
@@ -492,7 +537,17 @@ class Vnops:
         if not file.closed:
             file.closed = True
             self._fire("close", file.vnode.cookie, file.file, file.flags)
-            self._vnodes.close(file.vnode)
+            self._do(self._vnodes.close, file.vnode)
+
+
+def _listed(listing: OpenDirectory) -> Any:
+    """All that the file server lists; as a coroutine, if it has to be waited for."""
+    reply = listing.ask()
+    return _collected(reply) if isinstance(reply, AsyncIterable) else reply
+
+
+async def _collected(listing: AsyncIterable[DirEntry | str]) -> list[DirEntry | str]:
+    return [entry async for entry in listing]
 
 
 def _shown(attr: Attr, vnode: Vnode) -> Attr:

@@ -8,6 +8,7 @@ from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred
 from puffs.server.operations import Operations, implemented
 from puffs.server.path_nodes import adapted
+from puffs.server.stepping import is_async
 from puffs.server.types import Buffer, DirEntry, Lock, Open
 
 
@@ -60,7 +61,7 @@ class PathFileSystem:
 
     @property
     def asynchronous(self) -> bool:
-        """Whether an operation may be `async def`: not supported for paths yet."""
+        """Whether an operation may be `async def`. With paths, none can: see `operations`."""
         return False
 
     def operations(self) -> Operations:
@@ -73,6 +74,12 @@ class PathFileSystem:
         Raises `TypeError` when the class defines an operation that paths cannot have.
         """
         defined = implemented(self, PathFileSystem)
+        waiting = [name for name in defined if is_async(getattr(type(self), name))]
+        if waiting:
+            raise TypeError(
+                f"{type(self).__name__}.{waiting[0]} is an async def, which a PathFileSystem cannot"
+                " have: derive from puffs.FileSystem"
+            )
         strange = [name for name in defined if not hasattr(PathFileSystem, name)]
         if strange:
             raise TypeError(

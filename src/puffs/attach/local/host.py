@@ -5,13 +5,16 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from inspect import iscoroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 from puffs.kernel.mount import Mount
-from puffs.kernel.vnops import OpenDir, OpenFile, Vnops
-from puffs.server.cred import Cred, requester
+from puffs.kernel.vnops import OpenDir, OpenFile, Then, Vnops
+from puffs.server.cred import Cred, Requester, requester
+from puffs.server.stepping import finish
 
 logger = logging.getLogger("puffs")
 
@@ -120,7 +123,8 @@ class LocalHost:
         """Run `function` here: in process, operations run on the thread that asks."""
         token = requester.set(self.vnops)
         try:
-            return function(*args)
+            result: T = finish(function(*args))
+            return result
         finally:
             requester.reset(token)
 
@@ -175,21 +179,44 @@ class LocalHost:
                     raise
         self.detach(True)
 
-    def _reach(self, function: Callable[[], T]) -> T:
-        """Run `function` where the operations of this mount run.
+    def _reach(
+        self, who: Requester, function: Callable[..., Any], args: tuple[Any, ...], then: Then
+    ) -> Any:
+        """Call `function` where the operations of this mount run (`puffs.kernel.vnops.Reach`).
 
         That is here when the thread for it has ended, or is this one.
         """
         started = False
 
-        def run() -> T:
+        def run() -> Any:
             nonlocal started
             started = True
-            return function()
+            token = requester.set(who)
+            try:
+                reply = function(*args)
+                if iscoroutine(reply):
+                    return _as_task(reply, then, copy_context())
+                return reply if then is None else then(reply)
+            finally:
+                requester.reset(token)
 
         try:
             return self.mount.call(run)
-        except OSError:
-            if started:
+        except OSError as exc:
+            # A loop that is kept waiting for an operation would never come to serve it.
+            if started or (exc.errno == errno.EDEADLK and self.mount.server.asynchronous):
                 raise
-            return run()
+            return finish(run())
+
+
+async def _as_task(operation: Coroutine[Any, Any, Any], then: Then, context: Context) -> Any:
+    """Await an operation with the context, and so with the caller, that it was called with."""
+    import asyncio
+
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # a loop of another kind
+        reply = await operation
+    else:
+        reply = await loop.create_task(operation, context=context)
+    return reply if then is None else then(reply)
