@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import puffs
+from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, mount, umount2
 from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
 
@@ -151,6 +152,30 @@ def in_memory() -> Iterator[Path]:
         pytest.skip("/dev/shm is no tmpfs here: mount -t tmpfs tmpfs /dev/shm")
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="puffs-test-") as directory:
         yield Path(directory)
+
+
+@contextmanager
+def overlaid(directory: Path) -> Iterator[Path]:
+    """A directory on an overlayfs, which has no file handles; skips where none can be mounted.
+
+    In it is the directory `dir`, with a file, of the lower layer.
+    """
+    top, layers = directory / "top", {}
+    for name in ("lower", "upper", "work"):
+        layers[name] = directory / name
+    (layers["lower"] / "dir").mkdir(parents=True)
+    (layers["lower"] / "dir/file").write_text("from below")
+    for path in (top, layers["upper"], layers["work"]):
+        path.mkdir()
+    options = ",".join(f"{name}dir={path}" for name, path in layers.items())
+    try:
+        mount("overlay", str(top), "overlay", 0, options)
+    except OSError as error:
+        pytest.skip(f"overlayfs cannot be mounted: {error.strerror}")
+    try:
+        yield top
+    finally:
+        umount2(str(top), MNT_DETACH | UMOUNT_NOFOLLOW)
 
 
 def in_child(

@@ -15,7 +15,7 @@ import pytest
 import puffs
 from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
-from tests.fs.host import SERVER, Passed, acl, fails, in_child, in_memory, new_attr
+from tests.fs.host import SERVER, Passed, acl, fails, in_child, in_memory, new_attr, overlaid
 
 USER = puffs.Cred(1000, 1001, groups=())
 FEW = 64
@@ -34,13 +34,13 @@ def host(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", "overlay"])
 def any_host(request: pytest.FixtureRequest, host: Path) -> Iterator[Path]:
-    """The same on two file systems."""
+    """The same on several file systems; the last one has no file handles."""
     if request.param == "disk":
         yield host
     else:
-        with in_memory() as path:
+        with in_memory() if request.param == "memory" else overlaid(host) as path:
             yield path
 
 
@@ -578,9 +578,11 @@ def test_another_file_of_the_same_name_is_another_file(
 
 
 @either_right
-def test_an_inode_number_that_is_used_again_leads_to_another_file(host: Path, nobody: bool) -> None:
-    make_crowd(host)
-    (host / "old").touch()
+def test_an_inode_number_that_is_used_again_leads_to_another_file(
+    any_host: Path, nobody: bool
+) -> None:
+    make_crowd(any_host)
+    (any_host / "old").touch()
 
     def body(path: str) -> None:
         passed = Passed(path)
@@ -602,7 +604,7 @@ def test_an_inode_number_that_is_used_again_leads_to_another_file(host: Path, no
         with fails(errno.ESTALE):
             passed.fs.getattr(old)
 
-    in_child(body, host, descriptors=FEW, nobody=nobody)
+    in_child(body, any_host, descriptors=FEW, nobody=nobody)
 
 
 def test_a_descriptor_that_is_held_keeps_an_inode_number_from_being_used_again(host: Path) -> None:

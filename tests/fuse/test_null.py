@@ -24,7 +24,7 @@ from puffs.attach.fuse.options import parse_options
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, mount, umount2
 from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
-from tests.fs.host import NOBODY, acl, fails, in_memory
+from tests.fs.host import NOBODY, acl, fails, in_memory, overlaid
 from tests.fuse.conftest import Serve, give_back
 
 pytestmark = pytest.mark.fuse
@@ -127,6 +127,16 @@ def snapshot(top: Path) -> dict[str, tuple[object, ...]]:
         links = 1 if kind == stat.S_IFDIR else st.st_nlink
         found[str(path.relative_to(top))] = (*shown, size, links)
     return found
+
+
+@contextmanager
+def mounted(source: str | Path, target: Path, fstype: str, flags: int = 0) -> Iterator[None]:
+    mount(str(source), str(target), fstype, flags, "")
+    try:
+        yield
+    finally:
+        while find_mount(str(target)):
+            umount2(str(target), MNT_DETACH | UMOUNT_NOFOLLOW)
 
 
 def make_tree(top: Path) -> None:
@@ -233,6 +243,11 @@ def test_numbers_and_links_are_those_of_the_host(passed: Pass, host: Path) -> No
         assert {entry.name: entry.inode() for entry in entries} == {
             name: (host / name).stat().st_ino for name in ("a", "dir")
         }
+
+
+def test_the_time_of_birth_is_that_of_the_host(passed: Pass, host: Path) -> None:
+    (host / "file").touch()
+    assert run("stat", "-c", "%w", passed() / "file") == run("stat", "-c", "%w", host / "file")
 
 
 def test_what_others_write_is_seen_by_the_next_who_opens_it(passed: Pass, host: Path) -> None:
@@ -535,14 +550,49 @@ def test_served_by_a_user_without_privilege(by_nobody: Path, host: Path) -> None
     assert sorted(os.listdir(host)) == ["foreign", "link", "moved"]
 
 
-@contextmanager
-def mounted(source: str | Path, target: Path, fstype: str, flags: int = 0) -> Iterator[None]:
-    mount(str(source), str(target), fstype, flags, "")
-    try:
-        yield
-    finally:
-        while find_mount(str(target)):
-            umount2(str(target), MNT_DETACH | UMOUNT_NOFOLLOW)
+@pytest.fixture(params=["overlay", "ramfs"])
+def without_handles(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A directory on a file system that has no file handles; ramfs has not even times of birth."""
+    if request.param == "overlay":
+        (tmp_path / "layers").mkdir()
+        with overlaid(tmp_path / "layers") as path:
+            yield path
+    else:
+        (tmp_path / "top").mkdir()
+        with mounted("ramfs", tmp_path / "top", "ramfs"):
+            yield tmp_path / "top"
+
+
+@pytest.mark.parametrize("descriptors", [0, 64])
+def test_over_a_file_system_without_file_handles(
+    passed: Pass, without_handles: Path, descriptors: int
+) -> None:
+    host = without_handles
+    there = passed(cache=0, directory=host, descriptors=descriptors)
+    for number in range(100):
+        (there / str(number)).write_text(f"text {number}")
+    os.link(there / "1", there / "link")
+    assert (there / "link").samefile(there / "1")
+    for _ in range(2):
+        for number in range(100):
+            assert (there / str(number)).read_text() == f"text {number}"
+    assert (there / "link").samefile(there / "1")
+    numbers = [entry.inode() for entry in os.scandir(there)]
+    assert len(set(numbers)) == len(os.listdir(host)) - 1
+    for round in range(20):
+        (host / "1").unlink()
+        (host / "1").write_text(f"round {round}")
+        assert (there / "1").read_text() == f"round {round}"
+    assert (there / "link").read_text() == "text 1"
+
+
+def test_a_directory_that_is_copied_up_stays_the_same_one(
+    passed: Pass, without_handles: Path
+) -> None:
+    (without_handles / "dir").mkdir(exist_ok=True)
+    there = passed(cache=0, directory=without_handles)
+    script = "cd $0 && mkdir new && ls $0 >$0/list && cd new && test $(pwd -P) = $0/new && ls .."
+    assert "new" in run("sh", "-c", script, there / "dir")
 
 
 def test_other_file_systems_below_have_numbers_of_their_own(passed: Pass, host: Path) -> None:
@@ -567,12 +617,13 @@ def test_other_file_systems_below_have_numbers_of_their_own(passed: Pass, host: 
         run("sync", "-f", there)
 
 
-def test_a_directory_that_is_mounted_a_second_time_below(passed: Pass, host: Path) -> None:
+def check_a_second_mount_below(host: Path, passed: Pass) -> None:
+    """A directory that is mounted, read-only, below itself is two directories."""
     (host / "dir/below").mkdir(parents=True)
     (host / "dir/file").write_text("text")
     with mounted(host, host / "dir/below", "none", MS_BIND):
         mount("none", str(host / "dir/below"), "none", MS_BIND | MS_REMOUNT | MS_RDONLY, "")
-        there = passed()
+        there = passed(directory=host)
         assert (there / "dir/below/dir/file").read_text() == "text"
         assert run("find", there, "-name", "file").count("\n") == 2
         assert list((there / "dir/below/dir/below").iterdir()) == []
@@ -581,6 +632,16 @@ def test_a_directory_that_is_mounted_a_second_time_below(passed: Pass, host: Pat
         (there / "dir/file").write_text("yes")
         with fails(errno.EROFS):
             (there / "dir/below/new").touch()
+
+
+def test_a_directory_that_is_mounted_a_second_time_below(passed: Pass, host: Path) -> None:
+    check_a_second_mount_below(host, passed)
+
+
+def test_the_same_without_file_handles(passed: Pass, tmp_path: Path) -> None:
+    (tmp_path / "top").mkdir()
+    with mounted("ramfs", tmp_path / "top", "ramfs"):
+        check_a_second_mount_below(tmp_path / "top", passed)
 
 
 def test_mounted_on_the_very_directory(serve: Serve, mountpoint: Path) -> None:

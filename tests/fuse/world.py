@@ -31,6 +31,8 @@ MS_BIND: Final = 1 << 12
 PR_SET_NO_NEW_PRIVS: Final = 38
 SECONDS: Final = 40
 
+OPEN: Final = stat.S_IROTH | stat.S_IXOTH
+
 STASH: Final = "/mnt"
 """Mounted over, in the namespace, to keep things at hand."""
 
@@ -96,7 +98,8 @@ def open_ways(paths: Sequence[str]) -> None:
     closed: dict[Path, list[Path]] = {}
     for path in dict.fromkeys(Path(path).resolve() for path in paths):
         for above in reversed(path.parents):
-            if not above.stat().st_mode & stat.S_IXOTH:
+            # A directory that may only be passed through was closed, and may soon be again.
+            if above.stat().st_mode & OPEN != OPEN:
                 closed.setdefault(above, []).append(path)
                 break
     for number, (above, inside) in enumerate(closed.items()):

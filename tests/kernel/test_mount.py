@@ -1,4 +1,4 @@
-"""A mount's life: its arguments, its start, its end, and what concerns the file system as a whole."""
+"""A mount: its arguments, its start, its end, and what concerns the file system as a whole."""
 
 import logging
 import stat
@@ -25,6 +25,11 @@ from puffs.server.errors import ProtocolFault
 from tests.kernel.little import CRED, ROOT, FakeHost, Little, fails, mounted
 
 ARGS = MountArgs("name")
+
+
+def is_dying(mount: Mount) -> bool:
+    return mount.status is Status.DYING
+
 
 # ------------------------------------------------------------------------------------- arguments
 
@@ -148,7 +153,7 @@ def test_a_failing_mount_is_the_callers_error() -> None:
     ("operation", "said", "error"),
     [
         ("mount", lambda: None, ProtocolFault),
-        ("mount", lambda: [], TypeError),
+        ("mount", list, TypeError),
         ("getattr", OSError(EIO, "broken"), OSError),
         ("getattr", lambda node, file: "nonsense", ProtocolFault),
         ("getattr", lambda node, file: puffs.Attr(0o755), ProtocolFault),
@@ -211,7 +216,7 @@ def test_start_is_legal_once() -> None:
     mount.unmount()
     with fails(EINVAL):
         mount.start()
-    assert mount.status is Status.DYING
+    assert is_dying(mount)
 
 
 def test_nothing_can_be_attached_to_what_is_gone() -> None:
@@ -245,7 +250,7 @@ def test_a_busy_mount_refuses_without_asking() -> None:
     assert server.log == []
     assert mount.status is Status.RUNNING
     mount.unmount(force=True)
-    assert mount.status is Status.DYING
+    assert is_dying(mount)
 
 
 @pytest.mark.statement("U9")

@@ -72,15 +72,15 @@ def _asked(
     with _connected(found, seconds) as connection:
         asked = {"puffs": VERSION, "command": command, **arguments}
         try:
-            connection.sendall(json.dumps(asked).encode() + b"\n")
+            try:
+                connection.sendall(json.dumps(asked).encode() + b"\n")
+            except BrokenPipeError:
+                pass  # refused unheard: why is still to be read
             answer = next(_lines(connection), None)
-        except (ConnectionResetError, BrokenPipeError):
+        except ConnectionResetError:
             answer = None
         if answer == {}:
-            raise NoControl(
-                errno.ETIMEDOUT,
-                f"the server of {shown(found.mountpoint)} has not answered for {seconds:g} s",
-            )
+            raise _hung(found, seconds)
         if answer is None:
             raise NoControl(errno.ENOENT, f"the server of {shown(found.mountpoint)} has gone")
         if not answer.get("ok"):
@@ -95,6 +95,8 @@ def _connected(found: MountInfo, seconds: float) -> Iterator[socket.socket]:
         try:
             with rendezvous.opened(directory) as fd:
                 connection = rendezvous.connect(fd, name, seconds)
+        except TimeoutError as exc:
+            raise _hung(found, seconds) from exc
         except OSError:
             continue
         with connection:
@@ -104,6 +106,13 @@ def _connected(found: MountInfo, seconds: float) -> Iterator[socket.socket]:
         errno.ENOENT,
         f"no server listens for {shown(found.mountpoint)}: it has gone, belongs to somebody else, "
         "or was mounted with -o nocontrol",
+    )
+
+
+def _hung(found: MountInfo, seconds: float) -> NoControl:
+    return NoControl(
+        errno.ETIMEDOUT,
+        f"the server of {shown(found.mountpoint)} has not answered for {seconds:g} s",
     )
 
 

@@ -105,6 +105,7 @@ def spawn(run: Run, mountpoint: str) -> ChildMount:
     try:
         _raise_for(child._lines.readline())
     except BaseException:
+        ours.shutdown(socket.SHUT_RDWR)  # should it serve already, it unmounts and ends
         child._reap()
         raise
     return child
@@ -155,7 +156,10 @@ def _child(run: Run, control: socket.socket, *, stay: bool) -> NoReturn:
 
 def _settle(mount: Mount, control: socket.socket, stay: bool) -> None:
     """The mount can be used: say so, then become a daemon, or obey until the parent goes."""
-    control.sendall(b"0\n")
+    try:
+        control.sendall(b"0\n")
+    except OSError:  # nobody waits any more; whoever shall obey finds out in a moment
+        pass
     if stay:
         control.close()
         os.chdir("/")
@@ -170,14 +174,17 @@ def _settle(mount: Mount, control: socket.socket, stay: bool) -> None:
 
 
 def _obey(mount: Mount, control: socket.socket) -> None:
-    with control.makefile("r") as commands:
-        for command in commands:
-            try:
-                mount.unmount(force=command.strip() == "force")
-            except OSError as exc:
-                _report(control, exc)
-            else:
-                break
+    try:
+        with control.makefile("r") as commands:
+            for command in commands:
+                try:
+                    mount.unmount(force=command.strip() == "force")
+                except OSError as exc:
+                    _report(control, exc)
+                else:
+                    break
+    except OSError:  # the parent was killed with a line of ours unread
+        pass
     try:
         mount.unmount(force=True)
     except OSError as exc:

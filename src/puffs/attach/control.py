@@ -43,6 +43,8 @@ CLIENTS_MAX: Final = 16
 
 _COMMAND_SECONDS: Final = 10.0
 """How long a client may take to send its command, or to take a part of an answer."""
+_REFUSAL_SECONDS: Final = 0.2
+"""How long a client that is refused may go on sending."""
 _PARTING_SECONDS: Final = 2.0
 """How long the end of the server waits for answers to go out."""
 _TRACE_SECONDS: Final = 0.2
@@ -150,10 +152,16 @@ class Control:
                 if not full:
                     self._clients[thread] = connection
             if full:
-                _refuse(connection, OSError(errno.EBUSY, "too many commands at once"))
-                connection.close()
+                self._turn_away(connection)
             else:
                 thread.start()
+
+    def _turn_away(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                _refuse(connection, OSError(errno.EBUSY, "too many commands at once: try again"))
+            except OSError:
+                pass  # it has gone already
 
     def _client(self, connection: socket.socket) -> None:
         try:
@@ -329,6 +337,12 @@ def _refuse(connection: socket.socket, exc: Exception) -> None:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.EINVAL
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
     _send(connection, {"ok": False, "errno": code, "error": text or type(exc).__name__})
+    # What was not read when it is closed would make the client see a reset, and not the refusal.
+    connection.settimeout(_REFUSAL_SECONDS)
+    connection.shutdown(socket.SHUT_WR)
+    rest = LINE_MAX
+    while rest > 0 and (part := connection.recv(4096)):
+        rest -= len(part)
 
 
 def _shut(connection: socket.socket) -> None:

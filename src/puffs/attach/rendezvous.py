@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,8 +150,14 @@ def remove_stale(directory_fd: int) -> None:
 def _connected(directory_fd: int, name: str, seconds: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
+        # Not settimeout: a full backlog is to be waited for, which O_NONBLOCK would not do.
+        timeval = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)
+        try:
+            connection.connect(_reach(directory_fd, name))
+        except BlockingIOError as exc:
+            raise TimeoutError(errno.ETIMEDOUT, "too many wait to be heard") from exc
         connection.settimeout(seconds)
-        connection.connect(_reach(directory_fd, name))
         return connection
     except BaseException:
         connection.close()

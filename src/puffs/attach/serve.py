@@ -58,11 +58,14 @@ def run(
     change in place. Raises `MountError` when it cannot be mounted, and what the file server's
     `mount` raises.
     """
-    mount, serve = _Request(fs, mountpoint, options, on_ready, on_table).attach()
+    request = _Request(fs, mountpoint, options, on_ready, on_table)
     if threading.current_thread() is not threading.main_thread():
+        _, serve = request.attach()
         serve()
         return
-    with _ended_by_signals(mount):
+    with _ended_by_signals() as end_by_signals:
+        mount, serve = request.attach()
+        end_by_signals(mount)
         serve()
 
 
@@ -332,17 +335,20 @@ def _in_event_loop() -> bool:
 
 
 @contextmanager
-def _ended_by_signals(mount: Mount) -> Iterator[None]:
-    """INT, TERM and HUP unmount: from a thread, for this one has to go on serving meanwhile.
+def _ended_by_signals() -> Iterator[Callable[[Mount], None]]:
+    """INT, TERM and HUP unmount what the function given is called with.
 
-    That thread is told through the wake-up descriptor of the interpreter. A handler would run only
-    when this thread comes back to the interpreter, and a signal that arrives just before it reads
-    the next request would have to wait for that request.
+    They are kept until it is called, so that none comes between mounting and serving. A thread of
+    its own unmounts, for this one has to go on serving meanwhile. It is told through the wake-up
+    descriptor of the interpreter: a handler would run only when this thread comes back to the
+    interpreter, and a signal that arrives just before it reads the next request would have to wait
+    for that request.
     """
     told, tell = os.pipe()
     os.set_blocking(tell, False)
+    threads: list[threading.Thread] = []
 
-    def unmount() -> None:
+    def unmount(mount: Mount) -> None:
         while number := os.read(told, 1):
             if number[0] not in _SIGNALS:
                 continue
@@ -351,18 +357,23 @@ def _ended_by_signals(mount: Mount) -> Iterator[None]:
             except OSError as exc:
                 logger.error("%s: %s", signal.Signals(number[0]).name, exc)
 
-    thread = threading.Thread(target=unmount, name="puffs-unmount", daemon=True)
-    thread.start()
+    def begin(mount: Mount) -> None:
+        threads.append(
+            threading.Thread(target=unmount, args=(mount,), name="puffs-unmount", daemon=True)
+        )
+        threads[0].start()
+
     former = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
     try:
-        yield
+        yield begin
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(former)
         os.close(tell)
-        thread.join()
+        for thread in threads:
+            thread.join()
         os.close(told)
 
 

@@ -12,8 +12,9 @@ again is opened anew:
 
 "The same file" means the same mount and the same file handle (name_to_handle_at(2)), which has the
 inode number and a generation: a number that the host gives to another file leads to another handle.
-On the few file systems that have no handles, such as overlayfs, it means the same device, inode
-number and time of birth.
+On the few file systems that have no handles, such as overlayfs, it means the same device and inode
+number. While a descriptor of a file is held its number is not given to another one; to a file that
+has none must also belong the same time of birth.
 """
 
 import os
@@ -56,7 +57,8 @@ _TAGS: Final = 1 << (62 - _INO_BITS)
 
 NOT_ASKED: Final = -1
 
-_NO_HANDLE: Final = Struct("=QQq")
+_NO_HANDLE: Final = Struct("=QQ")
+_BORN: Final = Struct("=q")
 
 _LOCAL: Final = frozenset(
     ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs")
@@ -120,17 +122,21 @@ class Volume:
 class Node:
     """A file; its own cookie.
 
-    There is one for each `key`, as long as anybody refers to it. `parent` and `name` are where it
-    was last seen; both are of no use for the root and for a file that was made without a name.
-    `ino` is the inode number that is shown, `type` that of stat(2). `opens` counts open files;
-    while there are any, `descriptor` stays. `stamp` is the version of its contents that the host
-    has cached, `btime_ns` the time of birth once it was asked for.
+    There is one for each `key`, as long as anybody refers to it; `born` is 0 unless the key alone
+    does not say which file it is. `parent` and `name` are where it was last seen; both are of no
+    use for the root and for a file that was made without a name. `ino` is the inode number that is
+    shown, `generation` 32 bits that another file with this number will not have, `type` that of
+    stat(2). `opens` counts open files; while there are any, `descriptor` stays. `stamp` is the
+    version of its contents that the host has cached, `btime_ns` the time of birth once it was asked
+    for.
     """
 
     __slots__ = (
         "__weakref__",
+        "born",
         "btime_ns",
         "descriptor",
+        "generation",
         "ino",
         "key",
         "name",
@@ -142,10 +148,14 @@ class Node:
         "volume",
     )
 
-    def __init__(self, key: tuple[int, bytes], volume: Volume, st: os.stat_result) -> None:
+    def __init__(
+        self, key: tuple[int, bytes], born: int, volume: Volume, st: os.stat_result
+    ) -> None:
         self.key = key
+        self.born = born
         self.volume = volume
         self.ino = volume.number(st.st_ino)
+        self.generation = zlib.crc32(_BORN.pack(born), zlib.crc32(key[1], volume.seed))
         self.type = stat.S_IFMT(st.st_mode)
         self.parent: Node | None = None
         self.name = ""
@@ -154,11 +164,6 @@ class Node:
         self.opens = 0
         self.stamp: tuple[int, int, int] | None = None
         self.btime_ns: int | None = NOT_ASKED
-
-    @property
-    def generation(self) -> int:
-        """32 bits that another file with this inode number will not have."""
-        return zlib.crc32(self.key[1], self.volume.seed)
 
     def __repr__(self) -> str:
         return f"<Node {self.ino} {self.name!r}>"
@@ -215,15 +220,16 @@ class HostFiles:
     ) -> tuple[Node, os.stat_result]:
         """The node of the file that was opened with O_PATH, as `name` in `parent`."""
         # In this order: stat(2) of a mount that this process serves would wait for itself.
-        key = self._key(descriptor)
+        key, born = self._identify(descriptor)
         if key[0] not in self._mounts:
             self._mounts[key[0]] = _type_of_mount(key[0])
         st = os.stat(descriptor)
         volume = self._volumes.get((key[0], st.st_dev)) or self._new_volume(key[0], st, descriptor)
         with self._lock:
             node = self._nodes.get(key)
-            if node is None:
-                node = self._nodes[key] = Node(key, volume, st)
+            if node is None or (node.descriptor is None and node.born != born):
+                node = self._nodes[key] = Node(key, born, volume, st)
+            node.born = born  # overlayfs gives a file another one when it copies it up
             if parent is not None:
                 node.parent, node.name = parent, name
             self._hold(node, descriptor)
@@ -289,12 +295,12 @@ class HostFiles:
     def moved(self, dir: Node, name: str) -> None:
         """What is called `name` in `dir` had another name before."""
         try:
-            key = self._key(self.descriptor(dir), os.fsencode(name))
+            key, born = self._identify(self.descriptor(dir), os.fsencode(name))
         except OSError:
             return  # somebody has moved it on
         with self._lock:
             node = self._nodes.get(key)
-            if node is not None:
+            if node is not None and node.born == born:
                 node.parent, node.name = dir, name
 
     @property
@@ -304,14 +310,14 @@ class HostFiles:
 
     # ------------------------------------------------------------------------------------- identity
 
-    def _key(self, fd: int, name: bytes = b"") -> tuple[int, bytes]:
-        found = hostcalls.file_handle(fd, name)
-        if found is not None:
-            return found
+    def _identify(self, fd: int, name: bytes = b"") -> tuple[tuple[int, bytes], int]:
+        """The `key` and `born` of `name` in the directory `fd`, or of what `fd` is."""
+        key = hostcalls.file_handle(fd, name)
+        if key is not None:
+            return key, 0
         mount_id, dev, ino, btime_ns = hostcalls.birth(fd, name)
-        # Not even a time of birth: at least a handle of this run is none in the next.
-        born = self._nonce if btime_ns is None else btime_ns
-        return mount_id, _NO_HANDLE.pack(dev, ino, born)
+        # Not even a time of birth: at least a file id of this run is none in the next.
+        return (mount_id, _NO_HANDLE.pack(dev, ino)), btime_ns or self._nonce
 
     def _new_volume(self, mount_id: int, st: os.stat_result, fd: int) -> Volume:
         fsid = os.statvfs(fd).f_fsid or st.st_dev
@@ -393,7 +399,7 @@ class HostFiles:
             if exc.errno in (ENOENT, ENOTDIR):
                 raise _stale() from None
             raise
-        if self._key(descriptor) != node.key:
+        if self._identify(descriptor) != (node.key, node.born):
             raise _stale()
         return descriptor
 

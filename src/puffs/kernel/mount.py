@@ -231,7 +231,7 @@ class Mount:
         file server refuses with (U9), EBUSY for a second unmount at the same time. With `force`
         nothing is refused. A mount that is gone is left alone. Not for use inside an operation.
         """
-        if not self._unmounting.acquire(blocking=False):
+        if not self._unmounting.acquire(blocking=force):
             raise OSError(errno.EBUSY, f"{self.name} is being unmounted already")
         try:
             if self._gone.is_set():

@@ -250,6 +250,8 @@ SHAPES: Final[dict[int, Shape]] = {
     Opcode.RENAME2: Shape("rename", "flags:rename", named=True, second="to", other="newdir"),
     Opcode.LSEEK: Shape("seek", "offset:number whence:whence", _position),
     Opcode.COPY_FILE_RANGE: Shape("copy_file_range", _COPY, _amount_written, other="nodeid_out"),
+    Opcode.SETUPMAPPING: Shape("setupmapping"),
+    Opcode.REMOVEMAPPING: Shape("removemapping"),
     Opcode.SYNCFS: Shape("sync"),
     Opcode.TMPFILE: Shape("tmpfile", "flags:open mode:octal", _entry),
     Opcode.STATX: Shape("getattr"),
@@ -398,7 +400,7 @@ def outcome(opcode: int, error: int, length: int, head: bytes, entries: int) -> 
         entries: how many names a listing has.
     """
     if error:
-        return error_name(error)
+        return error_name(error) + (" (not implemented)" if error == errno.ENOSYS else "")
     shape = SHAPES.get(opcode)
     return shape.reply(length, head, entries) if shape else "ok"
 

@@ -1,22 +1,61 @@
 """A session on a connection that somebody else has mounted, perhaps where we cannot see it.
 
-It cannot be reached through the mount itself, so its threads wait for a bell beside the connection.
+It cannot be reached through the mount itself, so its readers wait for a bell beside the connection.
 That costs one more system call for each request.
 """
 
 import errno
 import os
+import re
 import select
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-from puffs.attach.fuse.reader import Read, Reader
+from puffs.attach.fuse.reader import Enough, Read, Reader
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.mount import Mount
-from puffs.server.cred import requester
+from puffs.server.stepping import Stepper
 
 _NOT_OURS: Final = "was mounted by somebody else, who is to unmount it"
+_ONE: Final = Enough(True)
+
+
+class _Gate:
+    """What a reader waits at: open when there is a request on `fd`, or when the bell rings."""
+
+    def __init__(self, fd: int, bell: int) -> None:
+        self.bell = bell
+        self.events = select.epoll()
+        self.events.register(fd, select.EPOLLIN)
+        self.events.register(bell, select.EPOLLIN)
+        os.set_blocking(fd, False)  # another thread may take the request that has opened it
+
+
+class _GatedReader(Reader):
+    """Reads what a gate lets in. `answer` is called when the bell rings; False: it is over."""
+
+    def __init__(self, gate: _Gate, answer: Callable[[], bool], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._gate = gate
+        self._answer = answer
+
+    def _loop(self, enough: Enough | None) -> Read:
+        gate = self._gate
+        waits = enough is None or os.get_blocking(gate.events.fileno())
+        read = Read.NOTHING
+        while True:
+            for fd, _ in gate.events.poll(-1 if waits else 0):
+                if fd == gate.bell:
+                    if not self._answer():
+                        return Read.ENDED
+                else:
+                    read = super()._loop(_ONE)
+                    if read is Read.ENDED:
+                        return read
+            if not waits or (enough is not None and enough.now):
+                return read
 
 
 class HandedSession(Session):
@@ -40,52 +79,64 @@ class HandedSession(Session):
         super().__init__(
             mount, fds[0], mountpoint, max_write=max_write, on_ready=on_ready, on_table=on_table
         )
+        self.device = _device_of(fds[0])
         self._clones = list(fds[1:])
         self._farewell = farewell
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._gate = _Gate(fds[0], self._bell)
         self._ending = False
 
-    def _serve(self, reader: Reader) -> None:
-        thread = threading.get_ident()
-        self._threads.add(thread)
-        token = requester.set(reader.channel)
-        try:
-            self._wait_and_serve(reader)
-        finally:
-            requester.reset(token)
-            self._threads.discard(thread)
+    def fileno(self) -> int:
+        """Readable when there is something to do."""
+        return self._gate.events.fileno()
 
-    def _wait_and_serve(self, reader: Reader) -> None:
-        fd = reader.channel.fd
-        os.set_blocking(fd, False)  # another thread may take the request that woke this one
-        waiting = select.poll()
-        waiting.register(fd, select.POLLIN)
-        waiting.register(self._bell, select.POLLIN)
-        while True:
-            for ready, _ in waiting.poll():
-                if ready == self._bell:
-                    if self._ending:  # the bell goes on ringing, for the other threads
-                        return
-                    self._answer_the_bell()
-                elif reader.serve_one() is Read.ENDED:
-                    return
-
-    def _answer_the_bell(self) -> None:
-        try:
-            os.eventfd_read(self._bell)
-        except BlockingIOError:  # another thread was faster
-            return
-        self._run_calls()
+    def reader(self, fd: int | None = None, stepper: Stepper | None = None) -> Reader:
+        """A reader of `fd`, the connection itself when None; to be used on one thread only."""
+        assert self._negotiated is not None, "start() comes first"
+        self._stepper = stepper
+        reader = _GatedReader(
+            self._gate if fd is None else _Gate(fd, self._bell),
+            self._answer_the_bell,
+            self.mount,
+            self._fd if fd is None else fd,
+            self._negotiated,
+            self._files,
+            notify=self._notifier.send,
+            run_calls=self._run_calls,
+            stepper=stepper,
+            on_table=self._on_table,
+        )
+        with self._lock:
+            self._readers.append(reader)
+            if self._observer is not None:
+                reader.observe(self._observer)
+        return reader
 
     def _clone(self) -> int | None:
         return self._clones.pop() if self._clones else None
+
+    def _answer_the_bell(self) -> bool:
+        if self._ending:  # it goes on ringing, for the other threads
+            return False
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:  # another thread was faster
+            return True
+        self._run_calls()
+        return True
+
+    def wake(self) -> None:
+        """Have a loop look up that waits for a request."""
+        with self._lock:
+            if not self._over:
+                os.eventfd_write(self._bell, 1)
 
     def _wake(self, root: str | int) -> threading.Thread:
         done = threading.Event()
         self._soon(done.set)  # after what has been queued before
         thread = threading.Thread(target=done.wait, name="puffs-wake", daemon=True)
         thread.start()
-        os.eventfd_write(self._bell, 1)
+        self.wake()
         return thread
 
     def flush(self) -> None:
@@ -100,13 +151,22 @@ class HandedSession(Session):
         if self._farewell() and self._has_ended():
             return
         self._ending = True
-        os.eventfd_write(self._bell, 1)
+        self.wake()
 
-    def finish(self) -> None:
-        """The connection is over, or to be given up."""
-        super().finish()
+    def close(self) -> None:
+        """Close the connection, and take back what the kernel had open."""
+        super().close()
+        self._gate.events.close()
         for fd in (self._bell, *self._clones):
             os.close(fd)
 
     def _clear_away(self) -> None:
         """A dead mount is for whoever made it."""
+
+
+def _device_of(fd: int) -> tuple[int, int] | None:
+    """The device number of the mount behind a connection; older kernels do not tell."""
+    found = re.search(
+        r"^fuse_connection:\s*(\d+)$", Path(f"/proc/self/fdinfo/{fd}").read_text(), re.MULTILINE
+    )
+    return (0, int(found[1])) if found else None

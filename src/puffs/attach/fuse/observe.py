@@ -15,18 +15,19 @@ from typing import Final, Protocol
 
 from puffs.attach.fuse.abi import FUSE_SETXATTR_EXT, OUT_HEADER, Opcode
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Header
-from puffs.attach.fuse.describe import count_names, nodes_of
+from puffs.attach.fuse.describe import count_names, members, nodes_of
 from puffs.attach.fuse.dispatch import wants_reply
 from puffs.attach.fuse.reader import Observer
 from puffs.attach.fuse.tally import Tally
 from puffs.kernel.mount import Mount
-from puffs.server.types import Buffer
+from puffs.server.types import RENAME_EXCHANGE, Buffer
 
 KEPT: Final = 1024
 """Bytes of a request's body that are kept while it is under way: all but data and long names."""
 HEAD: Final = 160
 """Bytes of a reply's body that a trace is given."""
 
+_RENAMES: Final = (Opcode.RENAME, Opcode.RENAME2)
 _LISTINGS: Final = (Opcode.READDIR, Opcode.READDIRPLUS)
 _REPLY: Final = OUT_HEADER.size
 
@@ -220,6 +221,8 @@ class Observation:
         elapsed = monotonic_ns() - seen.started
         opcode = seen.header[1]
         tally.add(opcode, elapsed, error, length, message)
+        if self._from_start and opcode in _RENAMES and not error:
+            self._follow(seen)
         if self._sinks:
             listing = opcode in _LISTINGS and not error
             ended = Ended(
@@ -232,6 +235,25 @@ class Observation:
             )
             for sink in self._sinks:
                 sink.put(ended)
+
+    def _follow(self, seen: Seen) -> None:
+        """Have the paths of what was renamed be right in what is traced next.
+
+        The kernel does not look up again what it has moved itself, and nobody else needs to know.
+        """
+        _, opcode, _, nodeid, *_ = seen.header
+        fields, names = members(opcode, seen.body, seen.ext)
+        if len(names) < 2:
+            return
+        old = self._nodes.get(nodeid), names[0]
+        new = self._nodes.get(fields["newdir"]), names[1]
+        moves = {old: new}
+        if fields.get("flags", 0) & RENAME_EXCHANGE:
+            moves[new] = old
+        for vnode in list(self._nodes.values()):
+            place = moves.get((vnode.parent, vnode.name))
+            if place is not None:
+                vnode.parent, vnode.name = place
 
 
 def command_of(tid: int) -> str:

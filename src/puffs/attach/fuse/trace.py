@@ -83,10 +83,10 @@ class Trace:
         else:
             if ended is not None:
                 events.append(event(ended))
-            elif events:
-                self._queue.put(None)
             else:
-                raise EOFError
+                self._queue.put(None)  # for the next time
+                if not events:
+                    raise EOFError
         with self._lock:
             lost, self._lost = self._lost, 0
         return [*events, {"lost": lost}] if lost else events

@@ -88,9 +88,9 @@ class LocalFile(io.RawIOBase):
     def mode(self) -> str:
         """How it is open, in the spelling of `io.FileIO`."""
         kind = "x" if self._exclusive else "a" if self._appends else "r"
-        if not self.readable():
+        if self._access == os.O_WRONLY:
             return ("w" if kind == "r" else kind) + "b"
-        return kind + ("b+" if self.writable() else "b")
+        return kind + ("b+" if self._access == os.O_RDWR else "b")
 
     def __repr__(self) -> str:
         state = " closed" if self.closed else ""

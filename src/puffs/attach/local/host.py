@@ -47,6 +47,9 @@ class LocalHost:
         self._inside: dict[int, int] = {}  # how often each thread has entered
         self._changed = threading.Condition()
         self._closed = False
+        self._ending = False
+        self._lost: Exception | None = None
+        """The first error of closing a file at the end."""
         mount.attach(self)
         if owner:
             mount.start()
@@ -93,21 +96,17 @@ class LocalHost:
         with self._changed:
             self._streams.add(stream)
 
-    def close_streams(self) -> None:
-        """Close all file objects, so that what they buffer is written.
-
-        Raises the first error, after all were closed.
-        """
+    def _close_streams(self) -> None:
+        """Close all file objects, so that what they buffer is written."""
         with self._changed:
             streams = list(self._streams)
-        first: Exception | None = None
         for stream in streams:
             try:
                 stream.close()
             except Exception as exc:
-                first = first or exc
-        if first is not None:
-            raise first
+                self._lost = self._lost or exc
+                if not self._ending:  # others unmount, and are not concerned
+                    logger.error("%s: closing a file has failed: %s", self.mount.name, exc)
 
     def give_back(self, handle: OpenFile | OpenDir) -> None:
         """Close an open file or directory in the file server."""
@@ -160,9 +159,7 @@ class LocalHost:
                 raise
             self._inside[me] = 1  # closing files needs operations
         try:
-            self.close_streams()
-        except Exception as exc:
-            logger.error("%s: closing a file at the end has failed: %s", self.mount.name, exc)
+            self._close_streams()
         finally:
             for handle in list(self.handles):
                 self.give_back(handle)
@@ -170,7 +167,13 @@ class LocalHost:
             self.mount.detached(self)
 
     def end(self) -> None:
-        """Detach; unmount if the mount is ours."""
+        """Detach; unmount if the mount is ours.
+
+        Raises, when all is done, the first error of writing what file objects had buffered.
+        """
+        if self._closed:
+            return
+        self._ending = True
         if self._owner:
             try:
                 self.mount.unmount(force=True)
@@ -178,6 +181,8 @@ class LocalHost:
                 if exc.errno != errno.EBUSY:  # somebody else is unmounting it, and may be refused
                     raise
         self.detach(True)
+        if self._lost is not None:
+            raise self._lost
 
     def _reach(
         self, who: Requester, function: Callable[..., Any], args: tuple[Any, ...], then: Then

@@ -57,7 +57,7 @@ class Place:
         """What the path leads to. Raises ENOENT, or ENOTDIR because of a slash at its end."""
         if self.last is None:
             raise error(errno.ENOENT)
-        if self.slash and not S_ISDIR(self.last.attr.mode):
+        if self.slash and self.name and not S_ISDIR(self.last.attr.mode):
             raise error(errno.ENOTDIR)
         return self.last
 

@@ -46,16 +46,25 @@ class NameCalls(AttributeCalls):
 
     def makedirs(self, name: Path, mode: int = 0o777, exist_ok: bool = False) -> None:
         """Make a directory and those above it that are missing, as `os.makedirs`."""
-        above = posixpath.dirname(os.fsdecode(name).rstrip("/"))
-        if above and not self.exists(above):
+        path = os.fsdecode(name).rstrip("/")
+        missing: list[str] = []
+        above = posixpath.dirname(path)
+        while above and not self.exists(above):
+            missing.append(above)
+            above = posixpath.dirname(above.rstrip("/"))
+        for above in reversed(missing):
             try:
-                self.makedirs(above, exist_ok=exist_ok)
+                self._mkdir_unless(exist_ok, above, 0o777)
             except FileExistsError:  # somebody was faster, or it is a link that leads nowhere
                 pass
+        if not (missing and posixpath.basename(path) == "."):
+            self._mkdir_unless(exist_ok, name, mode)
+
+    def _mkdir_unless(self, exist_ok: bool, path: Path, mode: int) -> None:
         try:
-            self.mkdir(name, mode)
+            self.mkdir(path, mode)
         except OSError:
-            if not exist_ok or not self.isdir(name):
+            if not exist_ok or not self.isdir(path):
                 raise
 
     def rmdir(self, path: Path) -> None:

@@ -84,10 +84,7 @@ class LocalFileSystem(NameCalls):
             return
         self._host.refuse_inside()
         self._finalizer.detach()
-        try:
-            self._host.close_streams()
-        finally:
-            self._host.end()
+        self._host.end()
 
     def __enter__(self) -> "LocalFileSystem":
         return self
@@ -198,17 +195,17 @@ class LocalFileSystem(NameCalls):
 
     def read_bytes(self, path: Path) -> bytes:
         """All of a file."""
-        with self.open(path, "rb", buffering=0) as stream:
+        with self._host, self.open(path, "rb", buffering=0) as stream:
             return stream.read()
 
     def read_text(self, path: Path, encoding: str | None = None, errors: str | None = None) -> str:
         """All of a file, decoded."""
-        with self.open(path, "r", encoding=encoding, errors=errors) as stream:
+        with self._host, self.open(path, "r", encoding=encoding, errors=errors) as stream:
             return stream.read()
 
     def write_bytes(self, path: Path, data: bytes) -> int:
         """Make `data` the contents of a file; how many bytes it were."""
-        with self.open(path, "wb") as stream:
+        with self._host, self.open(path, "wb") as stream:
             return stream.write(data)
 
     def write_text(
@@ -220,7 +217,7 @@ class LocalFileSystem(NameCalls):
         newline: str | None = None,
     ) -> int:
         """Make `data` the contents of a file; how many characters it were."""
-        with self.open(path, "w", -1, encoding, errors, newline) as stream:
+        with self._host, self.open(path, "w", -1, encoding, errors, newline) as stream:
             return stream.write(data)
 
     # ---------------------------------------------------------------------------------- directories
