@@ -158,13 +158,13 @@ def in_memory() -> Iterator[Path]:
 def overlaid(directory: Path) -> Iterator[Path]:
     """A directory on an overlayfs, which has no file handles; skips where none can be mounted.
 
-    In it is the directory `dir`, with a file, of the lower layer.
+    In it is the directory `low`, with a file, of the lower layer.
     """
     top, layers = directory / "top", {}
     for name in ("lower", "upper", "work"):
         layers[name] = directory / name
-    (layers["lower"] / "dir").mkdir(parents=True)
-    (layers["lower"] / "dir/file").write_text("from below")
+    (layers["lower"] / "low").mkdir(parents=True)
+    (layers["lower"] / "low/file").write_text("from below")
     for path in (top, layers["upper"], layers["work"]):
         path.mkdir()
     options = ",".join(f"{name}dir={path}" for name, path in layers.items())

@@ -335,7 +335,7 @@ def test_a_file_without_a_name_can_be_given_one(any_host: Path) -> None:
     assert passed.link(node, "named") is node
     passed.fs.close(node, file, 0)
     assert (any_host / "named").read_text() == "text"
-    assert os.listdir(any_host) == ["named"]
+    assert set(os.listdir(any_host)) - {"low"} == {"named"}
 
 
 def test_links_to_anything_but_directories(host: Path) -> None:
@@ -433,10 +433,10 @@ def test_renaming_with_flags(host: Path) -> None:
 
 
 @as_root
-def test_renaming_leaves_a_whiteout(any_host: Path) -> None:
-    (any_host / "a").touch()
-    Passed(any_host).rename("a", "b", puffs.RENAME_WHITEOUT)
-    st = os.stat(any_host / "a")
+def test_renaming_leaves_a_whiteout(host: Path) -> None:
+    (host / "a").touch()
+    Passed(host).rename("a", "b", puffs.RENAME_WHITEOUT)
+    st = os.stat(host / "a")
     assert (stat.S_IFMT(st.st_mode), st.st_rdev) == (stat.S_IFCHR, 0)
 
 

@@ -589,10 +589,10 @@ def test_over_a_file_system_without_file_handles(
 def test_a_directory_that_is_copied_up_stays_the_same_one(
     passed: Pass, without_handles: Path
 ) -> None:
-    (without_handles / "dir").mkdir(exist_ok=True)
+    (without_handles / "low").mkdir(exist_ok=True)
     there = passed(cache=0, directory=without_handles)
     script = "cd $0 && mkdir new && ls $0 >$0/list && cd new && test $(pwd -P) = $0/new && ls .."
-    assert "new" in run("sh", "-c", script, there / "dir")
+    assert "new" in run("sh", "-c", script, there / "low")
 
 
 def test_other_file_systems_below_have_numbers_of_their_own(passed: Pass, host: Path) -> None:

@@ -66,6 +66,7 @@ def socket_of(served: Served) -> Path:
 @contextmanager
 def tracing(path: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
     """`puffs trace` while it listens."""
+    wait_until(lambda: not ask(mounted(path), "status")["traces"])
     with subprocess.Popen(
         [*PUFFS, "trace", path, *options],
         stdout=subprocess.PIPE,

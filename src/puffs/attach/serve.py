@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast, overload
@@ -63,9 +63,11 @@ def run(
         _, serve = request.attach()
         serve()
         return
-    with _ended_by_signals() as end_by_signals:
-        mount, serve = request.attach()
-        end_by_signals(mount)
+    with ExitStack() as stack:
+        signals = _EndedBySignals()
+        # Not before: a file server that takes long to be built is ended like any program.
+        mount, serve = request.attach(lambda: stack.enter_context(signals))
+        signals.unmount(mount)
         serve()
 
 
@@ -170,17 +172,19 @@ class _Request:
     on_ready: Callable[[Mount], None]
     on_table: OnTable | None
 
-    def attach(self) -> tuple[Mount, Callable[[], None]]:
+    def attach(
+        self, connecting: Callable[[], None] = lambda: None
+    ) -> tuple[Mount, Callable[[], None]]:
         """Build the kernel half and mount it.
 
         Returns it with what serves it until it is unmounted. On failure nothing is left, and the
-        file server has been told.
+        file server has been told. `connecting` is called just before it is mounted.
         """
         server, args = self.built()
         if server.asynchronous:
-            return self._attach_async(server, args)
+            return self._attach_async(server, args, connecting)
         mount = Mount(server, args)
-        session, connection = self.connect(mount)
+        session, connection = self.connect(mount, connecting)
 
         def serve() -> None:
             try:
@@ -190,7 +194,9 @@ class _Request:
 
         return mount, serve
 
-    def _attach_async(self, server: Servable, args: MountArgs) -> tuple[Mount, Callable[[], None]]:
+    def _attach_async(
+        self, server: Servable, args: MountArgs, connecting: Callable[[], None]
+    ) -> tuple[Mount, Callable[[], None]]:
         """The same for a file server with `async def` operations: it gets a loop of its own."""
         import asyncio
 
@@ -204,7 +210,7 @@ class _Request:
 
         try:
             mount = Mount(server, args, finish=finish)
-            session, connection = self.connect(mount)
+            session, connection = self.connect(mount, connecting)
         except BaseException:
             runner.close()
             raise
@@ -236,9 +242,12 @@ class _Request:
         name = server.name or type(server).__name__.lower()
         return server, MountArgs(name, request_size=wanted.max_write or 0)
 
-    def connect(self, mount: Mount) -> tuple[Session, Connection]:
-        """Mount what the kernel half is built for. On failure that is told."""
+    def connect(
+        self, mount: Mount, connecting: Callable[[], None] = lambda: None
+    ) -> tuple[Session, Connection]:
+        """Mount what the kernel half is built for, after `connecting`. On failure that is told."""
         try:
+            connecting()
             connection = place_of(self.mountpoint).connect(mount, self.wanted())
         except BaseException:
             mount.abandon()
@@ -334,47 +343,47 @@ def _in_event_loop() -> bool:
     return True
 
 
-@contextmanager
-def _ended_by_signals() -> Iterator[Callable[[Mount], None]]:
-    """INT, TERM and HUP unmount what the function given is called with.
+class _EndedBySignals:
+    """INT, TERM and HUP unmount a mount; from when this is entered on.
 
-    They are kept until it is called, so that none comes between mounting and serving. A thread of
-    its own unmounts, for this one has to go on serving meanwhile. It is told through the wake-up
-    descriptor of the interpreter: a handler would run only when this thread comes back to the
-    interpreter, and a signal that arrives just before it reads the next request would have to wait
-    for that request.
+    They are kept until `unmount` says which, so that none comes between mounting and serving. A
+    thread of its own unmounts, for this one has to go on serving meanwhile. It is told through the
+    wake-up descriptor of the interpreter: a handler would run only when this thread comes back to
+    the interpreter, and a signal that arrives just before it reads the next request would have to
+    wait for that request.
     """
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    threads: list[threading.Thread] = []
 
-    def unmount(mount: Mount) -> None:
-        while number := os.read(told, 1):
+    def __enter__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._told, self._tell = os.pipe()
+        os.set_blocking(self._tell, False)
+        self._former = signal.set_wakeup_fd(self._tell, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._former)
+        os.close(self._tell)
+        if self._thread is not None:
+            self._thread.join()
+        os.close(self._told)
+
+    def unmount(self, mount: Mount) -> None:
+        """This is what the signals unmount."""
+        self._thread = threading.Thread(
+            target=self._obey, args=(mount,), name="puffs-unmount", daemon=True
+        )
+        self._thread.start()
+
+    def _obey(self, mount: Mount) -> None:
+        while number := os.read(self._told, 1):
             if number[0] not in _SIGNALS:
                 continue
             try:
                 mount.unmount(force=True)
             except OSError as exc:
                 logger.error("%s: %s", signal.Signals(number[0]).name, exc)
-
-    def begin(mount: Mount) -> None:
-        threads.append(
-            threading.Thread(target=unmount, args=(mount,), name="puffs-unmount", daemon=True)
-        )
-        threads[0].start()
-
-    former = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
-    try:
-        yield begin
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(former)
-        os.close(tell)
-        for thread in threads:
-            thread.join()
-        os.close(told)
 
 
 def _unmount_at_exit(mount: Mount, pid: int) -> None:
