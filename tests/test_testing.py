@@ -92,7 +92,7 @@ def outcomes(done: "subprocess.CompletedProcess[str]") -> dict[str, str]:
 def test_a_mount_for_one_test(tmp_path: Path) -> None:
     done = pytest_run(
         tmp_path,
-        '''
+        """
 seen = []
 
 def test_use(puffs_mount):
@@ -123,7 +123,7 @@ def test_a_refusal_is_told_and_then_overruled(puffs_mount):
     with pytest.raises(OSError, match="refuses"):
         puffs_mount.unmount(path)
     assert (path / "file").exists()
-''',
+""",
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "5 passed" in done.stdout
@@ -132,7 +132,7 @@ def test_a_refusal_is_told_and_then_overruled(puffs_mount):
 def test_cleans_up_after_all_that_can_go_wrong(tmp_path: Path) -> None:
     done = pytest_run(
         tmp_path,
-        '''
+        """
 def test_fails(puffs_mount):
     path = puffs_mount(Small)
     assert (path / "file").read_bytes() == b"something else"
@@ -168,7 +168,7 @@ def test_the_server_is_stopped(puffs_mount):
 def test_the_file_server_cannot_be_made(puffs_mount):
     with pytest.raises(puffs.MountError, match="no_such_thing"):
         puffs_mount(lambda: Small().no_such_thing)
-''',
+""",
     )
     assert outcomes(done).pop("test_fails") == "FAILED"
     assert [name for name, outcome in outcomes(done).items() if outcome != "PASSED"] == [

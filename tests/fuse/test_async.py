@@ -56,7 +56,7 @@ class Slow(puffs.FileSystem[str]):
             return puffs.Attr(stat.S_IFDIR | 0o777, nlink=2)
         return puffs.Attr(stat.S_IFREG | 0o666, size=len(TEXT))
 
-    async def open(self, node: str, flags: int, cred: puffs.Cred) -> puffs.Open:  # type: ignore[override]
+    async def open(self, node: str, flags: int, cred: puffs.Cred) -> puffs.Open:
         return puffs.Open(direct_io=True)
 
     async def readdir(  # type: ignore[override]

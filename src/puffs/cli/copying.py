@@ -8,10 +8,15 @@ import os
 import posixpath
 import shutil
 import stat
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from puffs.attach.local.vfs import LocalFileSystem
+
+CHUNK: Final = 1 << 20
+"""Bytes that are copied at once."""
+_NO_MODES: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
+"""The file system has nothing that could keep a mode, or will not."""
 
 
 class Host:
@@ -32,23 +37,19 @@ class Host:
     chmod = staticmethod(os.chmod)
 
 
-Side = "LocalFileSystem | Host"
-
 HOST = Host()
 
 
 class Place(NamedTuple):
     """A path on one of the sides; `shown` as the user has written it."""
 
-    side: Any
+    side: "LocalFileSystem | Host"
     path: str
     shown: str
 
     def below(self, name: str) -> "Place":
         """A name in this directory."""
-        return Place(
-            self.side, posixpath.join(self.path, name), posixpath.join(self.shown, name)
-        )
+        return Place(self.side, posixpath.join(self.path, name), posixpath.join(self.shown, name))
 
 
 def copy(source: Place, target: Place, *, recursive: bool) -> None:
@@ -86,7 +87,7 @@ def _copy_tree(source: Place, target: Place) -> None:
             _explained(target, target.side.mkdir, target.path)
         for name in sorted(_explained(source, source.side.listdir, source.path)):
             _copy_tree(source.below(name), target.below(name))
-        _explained(target, target.side.chmod, target.path, stat.S_IMODE(found.st_mode))
+        _copy_mode(found.st_mode, target)
     elif stat.S_ISREG(found.st_mode):
         _copy_file(source, target)
     else:
@@ -96,9 +97,16 @@ def _copy_tree(source: Place, target: Place) -> None:
 def _copy_file(source: Place, target: Place) -> None:
     with _explained(source, source.side.open, source.path, "rb") as read:
         with _explained(target, target.side.open, target.path, "wb") as write:
-            shutil.copyfileobj(read, write, 1 << 20)
-    mode = source.side.stat(source.path).st_mode
-    _explained(target, target.side.chmod, target.path, stat.S_IMODE(mode) & 0o777)
+            _explained(source, shutil.copyfileobj, read, write, CHUNK)
+    _copy_mode(source.side.stat(source.path).st_mode, target)
+
+
+def _copy_mode(mode: int, target: Place) -> None:
+    try:
+        target.side.chmod(target.path, mode & 0o777)
+    except OSError as exc:
+        if exc.errno not in _NO_MODES:
+            raise OSError(exc.errno, exc.strerror, target.shown) from exc
 
 
 def _explained(place: Place, call: Any, *args: Any) -> Any:

@@ -113,7 +113,10 @@ def perform(directory: Path, show: Show) -> tuple[str, list[str]]:
         with show.step("unmount"):
             mount.unmount()
     show.times()
-    show.requests("the kernel asked for", Counter(json.loads(counts.read_text())))
+    requests = Counter[str](json.loads(counts.read_text()))
+    show.requests("the kernel asked for", requests)
+    if not requests["CREATE"]:
+        problems.append("the kernel asked for too little: the work was not done on the mount")
     return "mounted", problems
 
 

@@ -71,8 +71,8 @@ _RENAME_FLAGS: Final = frozenset(
         puffs.RENAME_EXCHANGE,
     )
 )
-# Not system.posix_acl_*: who sets an ACL relies on it to set the mode, too, which only a file system
-# that knows ACLs does. Told that they are not supported, cp(1) and the like use chmod(2).
+# Not system.posix_acl_*: who sets an ACL relies on it to set the mode, too, which only a file
+# system that knows ACLs does. Told that they are not supported, cp(1) and the like use chmod(2).
 _XATTR: Final = re.compile(r"(user|trusted|security)\..+", re.DOTALL)
 _CAPABILITY: Final = "security.capability"
 _SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}

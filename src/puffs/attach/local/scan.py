@@ -89,25 +89,22 @@ class ScanDir(Generic[AnyStr]):
         self._host = host
         self._path: AnyStr = path
         self._directory = directory
-        self._entries: Iterator[LocalDirEntry[AnyStr]] = self._listing()
+        self._offset = 0
+        self._read: list[DirEntry] = []  # what is at hand, the next entry last
 
-    def _listing(self) -> Iterator[LocalDirEntry[AnyStr]]:
-        offset = 0
-        while batch := self._read(offset):
-            offset = batch[-1][0]
-            for _, entry in batch:
-                if entry.name not in _DOTS:
-                    yield self._entry(entry)
-        self.close()
-
-    def _read(self, offset: int) -> list[tuple[int, DirEntry]]:
+    def _read_on(self) -> None:
         try:
             with self._host:
-                return self._host.vnops.readdir(self._directory, offset, _BATCH)
+                batch = self._host.vnops.readdir(self._directory, self._offset, _BATCH)
         except OSError as exc:
             exc.filename = self._path
             self.close()
             raise
+        if not batch:
+            self.close()
+            return
+        self._offset = batch[-1][0]
+        self._read = [entry for _, entry in reversed(batch) if entry.name not in _DOTS]
 
     def _entry(self, entry: DirEntry) -> LocalDirEntry[AnyStr]:
         known = entry.entry and entry.entry.attr
@@ -122,9 +119,11 @@ class ScanDir(Generic[AnyStr]):
         return self
 
     def __next__(self) -> LocalDirEntry[AnyStr]:
+        while not self._read and not self._directory.closed:
+            self._read_on()
         if self._directory.closed:
             raise StopIteration
-        return next(self._entries)
+        return self._entry(self._read.pop())
 
     def close(self) -> None:
         """Give the directory back. Again does nothing."""
