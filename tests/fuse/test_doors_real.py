@@ -18,6 +18,8 @@ from puffs.attach.fuse.machine import HERE
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import mount_fuse, unmount
 from puffs.attach.fuse.options import MountOptions
+from puffs.attach.serve import mount as serve_in_child
+from puffs.fs.mem import MemFS
 from tests.cli.commands import PUFFS, SECONDS, processes, puffs
 from tests.fuse import others, world
 from tests.fuse.others import as_user, comes_true, gone, needs_fusermount3, needs_root, nobody_left
@@ -269,6 +271,12 @@ def test_no_new_privs_shuts_that_door_and_is_named(place: Path) -> None:
     assert '"fusermount3"' not in printed.partition("]")[0]
 
 
+def test_the_doctor_fails_where_no_door_is_open(place: Path) -> None:
+    printed = as_user("$P doctor && exit 1; $P doctor --json | head -2", place, device=False)
+    assert "there is no /dev/fuse, although the kernel has FUSE" in printed
+    assert '"open": []' in printed
+
+
 # A connection from somebody else
 
 
@@ -382,6 +390,19 @@ def test_a_served_descriptor_ends_with_its_server(
         with pytest.raises(OSError, match="Transport endpoint"):
             os.statvfs(mountpoint)
     assert find_mount(str(mountpoint)) is not None
+
+
+def test_a_child_process_may_serve_a_descriptor(mountpoint: Path) -> None:
+    with unserved(mountpoint) as (fd,):
+        # The child gets the descriptor for good.
+        given = os.dup(fd)
+        os.dup2(0, fd)
+        with serve_in_child(MemFS, f"/dev/fd/{given}", process=True) as child:
+            check_files(mountpoint)
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+            with pytest.raises(OSError, match="Transport endpoint"):
+                os.statvfs(mountpoint)
 
 
 @pytest.mark.parametrize("option", ["ro", "allow_other", "auto_unmount", "fsname=x"])

@@ -43,7 +43,6 @@ def test_another_version_is_refused(version: int) -> None:
 
 
 @pytest.mark.statement("M9")
-@pytest.mark.statement("M8")
 def test_unknown_flags_are_refused() -> None:
     with fails(EINVAL) as caught:
         replace(ARGS, fhflags=FHFLAG_DYNAMIC | 0x40).checked()

@@ -5,6 +5,7 @@ import gc
 import os
 import stat
 import threading
+import tracemalloc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -383,6 +384,17 @@ def test_a_hard_link_is_the_same_node_and_outlives_its_first_name() -> None:
         host.ino(node)
 
 
+def test_a_renamed_hard_link_is_followed() -> None:
+    server = Shelf("/a")
+    host = Host(server)
+    node = host.node("/a")
+    host("link", node, host.root, "b", CRED)
+    host.rename("/b", "/c")
+    host("remove", host.root, "a", CRED)
+    assert host.ino(node) == 2
+    assert server.asked[-1] == ("getattr", "/c")
+
+
 def test_hard_links_that_are_looked_up_are_two_nodes_of_one_inode() -> None:
     server = Shelf("/a")
     server.files["/b"] = server.files["/a"]
@@ -446,6 +458,45 @@ def test_what_the_host_forgot_is_dropped_and_what_is_above_a_known_file_is_kept(
     assert directory() is None
 
 
+def test_files_of_a_class_that_is_not_told_of_closing_are_not_kept() -> None:
+    class Reply:
+        pass
+
+    class Creates(puffs.PathFileSystem):
+        def getattr(self, path: str, file: Any = None) -> puffs.Attr:
+            return puffs.Attr(DIR)
+
+        def create(self, path: str, attr: puffs.Attr, flags: int, cred: puffs.Cred) -> object:
+            return Reply()
+
+    host = Host(Creates())
+    assert "close" not in host.ops
+    node, opened = host("create", host.root, "f", puffs.Attr(FILE), os.O_RDWR, CRED)
+    gone = weakref.ref(opened)
+    del opened
+    gc.collect()
+    assert gone() is None
+    assert host.node("/f") is node
+
+
+def test_the_paths_of_a_deep_tree_are_not_all_kept() -> None:
+    class Endless(puffs.PathFileSystem):
+        def getattr(self, path: str, file: Any = None) -> puffs.Attr:
+            return puffs.Attr(DIR)
+
+    host = Host(Endless())
+    depth, name = 400, "/" + "n" * 249
+    tracemalloc.start()
+    try:
+        node = host.node(name * depth)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert host("getattr", node).type == stat.S_IFDIR
+    together = depth * depth / 2 * len(name)
+    assert size < together / 10
+
+
 def test_a_deep_tree() -> None:
     depth = 3000
     paths = ["/n" * level + "/" for level in range(1, depth + 1)]
@@ -491,6 +542,10 @@ class Slow(Shelf):
     def remove(self, path: str, cred: puffs.Cred) -> None:
         super().remove(path, cred)
         self.pause("remove", path)
+
+    def link(self, path: str, newpath: str, cred: puffs.Cred) -> None:
+        super().link(path, newpath, cred)
+        self.pause("link", path)
 
 
 class Aside(threading.Thread):
@@ -586,6 +641,20 @@ def test_a_file_made_while_its_name_is_still_being_removed_keeps_its_node() -> N
     go_on.set()
     aside.result()
     assert host.node("/f") is new is not old
+
+
+def test_a_link_to_a_file_that_is_removed_meanwhile_is_where_it_lives_on() -> None:
+    server = Slow("/f")
+    host = Host(server)
+    node = host.node("/f")
+    linked, go_on = server.hold("link", "/f")
+    aside = Aside(host, "link", node, host.root, "g", CRED)
+    assert linked.wait(30)
+    host("remove", host.root, "f", CRED)
+    go_on.set()
+    aside.result()
+    assert host.node("/g") is node
+    assert host.ino(node) == 2
 
 
 def test_lookups_at_the_same_time_find_one_node() -> None:

@@ -212,5 +212,5 @@ class AnyOrder(RuleBasedStateMachine):
                     self.host("getattr", node, None)
 
 
-AnyOrder.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=40)
+AnyOrder.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
 TestAnyOrder = AnyOrder.TestCase

@@ -59,11 +59,17 @@ class TaskStepper:
 
 
 class DrivenSession:
-    """A mount that the program's own event loop serves. Made by `puffs.session`."""
+    """A mount that the program's own event loop serves. Made by `puffs.session`.
 
-    def __init__(self, session: Session, start_soon: StartSoon | None) -> None:
+    `ended` is called when all is over.
+    """
+
+    def __init__(
+        self, session: Session, start_soon: StartSoon | None, ended: Callable[[], None]
+    ) -> None:
         self.mount: Mount = session.mount
         self._session = session
+        self._ended = ended
         self._stepper = TaskStepper(start_soon) if start_soon is not None else None
         session.serving_here()
         if self._stepper is not None:
@@ -100,3 +106,4 @@ class DrivenSession:
         for name, args in self.mount.last_words(self._session):
             await self.mount.tell_and_wait(name, *args)
         self.mount.gone()
+        self._ended()

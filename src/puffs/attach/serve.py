@@ -18,6 +18,7 @@ from typing import Any, Literal, cast, overload
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.control import Control
 from puffs.attach.driven import DrivenSession, StartSoon
+from puffs.attach.fuse.doors.handed import descriptor_of
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
@@ -107,10 +108,13 @@ def mount(
     """
     if process:
         wanted = parsed_options(options)  # a mistake in them is the caller's, not the child's
-        return spawn(
+        child = spawn(
             lambda ready: run(fs, mountpoint, wanted, on_ready=ready, on_table=on_table),
             os.path.abspath(mountpoint),
         )
+        if (fd := descriptor_of(mountpoint)) is not None:
+            os.close(fd)  # is the child's now: held here, it would keep a dead mount alive
+        return child
     ready = threading.Event()
     request = _Request(fs, mountpoint, options, lambda mount: ready.set(), on_table)
     if _in_event_loop() and (not hasattr(fs, "operations") or cast(Servable, fs).asynchronous):
@@ -159,7 +163,8 @@ def session(
         raise TypeError(
             "a session with async def operations needs start_soon, and a `mount` that is a def"
         )
-    return DrivenSession(request.connect(Mount(server, args))[0], start_soon)
+    session, connection = request.connect(Mount(server, args))
+    return DrivenSession(session, start_soon, connection.ended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """`puffs shell`: a file system used by commands, in this process, with nothing mounted."""
 
 import os
-import posixpath
+import re
 import shlex
 import sys
 from typing import Final
@@ -9,6 +9,7 @@ from typing import Final
 import click
 
 import puffs
+from puffs.attach.fuse.trace import shown_text
 from puffs.attach.main import explain
 from puffs.cli.shell_commands import COMMANDS, HOST_PREFIX, Files, Leave, UsageError
 from puffs.cli.spec import parse_spec
@@ -50,33 +51,110 @@ class Session:
         self.files = files
         self.failed = 0
 
-    def run(self, line: str) -> None:
+    def run(self, line: str) -> bool:
         """Run the commands of a line, one after the other, also when one fails.
 
-        Raises `Leave`... never: `exit` ends the line.
+        False when one of them was `exit`, which ends the line.
         """
         try:
             commands = split(line)
         except ValueError as exc:
-            self._complain("puffs", str(exc), MISUSED)
-            return
+            self._complain(f"puffs: {exc}", MISUSED)
+            return True
         try:
-            for words in commands:
-                self._run(words)
+            for name, *arguments in commands:
+                self._run(name, arguments)
         except Leave:
-            return
+            return False
+        return True
 
     def interact(self, title: str) -> None:
         """Read and run lines until the end of the input, or `exit`."""
         terminal = sys.stdin.isatty()
         if terminal:
-            self._complete()
+            _edit_lines(self)
             print(f"{title}: `help` lists the commands, ^D ends")
         while True:
             try:
-                line = input(f"{self.files.cwd}> " if terminal else "")
+                if not self.run(input(f"{self.files.cwd}> " if terminal else "")):
+                    return
             except EOFError:
-                break
+                if terminal:
+                    print()
+                return
             except KeyboardInterrupt:
                 print()
-                continue
+
+    def _run(self, name: str, arguments: list[str]) -> None:
+        command = COMMANDS.get(name)
+        if command is None:
+            self._complain(f"{name}: no such command: `help` lists them", NOT_FOUND)
+            return
+        try:
+            command.run(self.files, command.parser.parse_args(arguments))
+            sys.stdout.flush()
+        except UsageError as exc:
+            self._complain(f"{name}: {exc}", MISUSED)
+        except BrokenPipeError:  # as in `puffs shell ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Leave from None
+        except (OSError, ValueError) as exc:
+            self._complain(f"{name}: {explain(exc)}", FAILED)
+
+    def _complain(self, text: str, status: int) -> None:
+        self.failed = status
+        sys.stdout.flush()
+        print(shown_text(text), file=sys.stderr)
+
+    def completions(self, line: str) -> list[str]:
+        """What the last word of a line may become: a command, or a path."""
+        before, _, word = re.split(r"[;\n]", line)[-1].lstrip().rpartition(" ")
+        if not before:
+            return [f"{name} " for name in COMMANDS if name.startswith(word)]
+        start = word.removeprefix(HOST_PREFIX).rpartition("/")[2]
+        head = word[: len(word) - len(start)]
+        try:
+            place = self.files.place(head or ".")
+            names = sorted(place.side.listdir(place.path))
+            return [
+                shlex.quote(head + name)
+                + ("/" if place.side.isdir(place.below(name).path) else " ")
+                for name in names
+                if name.startswith(start)
+            ]
+        except OSError:
+            return []
+
+
+def split(line: str) -> list[list[str]]:
+    """The commands of a line, each as its words. Raises `ValueError` for a quote without an end."""
+    pieces, quote, escaped, begin = [], "", False, 0
+    for at, char in enumerate(line):
+        if escaped:
+            escaped = False
+        elif char == "\\" and quote != "'":
+            escaped = True
+        elif quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char in ";\n":
+            pieces.append(line[begin:at])
+            begin = at + 1
+    return [words for piece in (*pieces, line[begin:]) if (words := shlex.split(piece))]
+
+
+def _edit_lines(session: Session) -> None:
+    """Have the terminal's lines edited, kept and completed, where Python can do that."""
+    try:
+        import readline
+    except ImportError:
+        return
+
+    def complete(_text: str, state: int) -> str | None:
+        found = session.completions(readline.get_line_buffer()[: readline.get_endidx()])
+        return found[state] if state < len(found) else None
+
+    readline.set_completer(complete)
+    readline.set_completer_delims(" \t\n;")
+    readline.parse_and_bind("tab: complete")

@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterable, Callable
 from functools import partial, wraps
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_IMODE, S_ISREG
+from types import CoroutineType
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
 from puffs.kernel import police
@@ -470,7 +471,9 @@ class Vnops:
         """Call what is to run where the operations run; what it returns, finished."""
         if self.reach is not None:
             return self.reach(self, function, args, then)
-        reply = self.mount.finish(function(*args))
+        reply = function(*args)
+        if type(reply) is CoroutineType:
+            reply = self.mount.finish(reply)
         return reply if then is None else then(reply)
 
     def _ask(self, name: str, *args: Any) -> Any:
@@ -484,7 +487,8 @@ class Vnops:
 
     def _adopt(self, cookie: Cookie, new: bool = False) -> Vnode:
         """The vnode of a cookie, counted. May ask for its `fileid`."""
-        vnode: Vnode = self._do(partial(self._vnodes.adopt, cookie, new=new))
+        adopt = self._vnodes.adopt
+        vnode: Vnode = self._do(partial(adopt, new=True) if new else adopt, cookie)
         return vnode
 
     def _forget(self, vnode: Vnode, lookups: int = 1) -> None:
