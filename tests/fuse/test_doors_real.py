@@ -273,7 +273,7 @@ def test_no_new_privs_shuts_that_door_and_is_named(place: Path) -> None:
 
 def test_the_doctor_fails_where_no_door_is_open(place: Path) -> None:
     printed = as_user("$P doctor && exit 1; $P doctor --json | head -2", place, device=False)
-    assert "there is no /dev/fuse, although the kernel has FUSE" in printed
+    assert "there is no /dev/fuse" in printed
     assert '"open": []' in printed
 
 

@@ -79,14 +79,15 @@ class _Buffers(threading.local):
     """What the calls below write into: one set for each thread, made when it first calls."""
 
     def __init__(self) -> None:
-        self.handle = _FileHandle()
-        self.handle_address = ctypes.addressof(self.handle)
-        self.handle_view = memoryview(self.handle).cast("B")
-        self.mount_id = ctypes.c_int()
-        self.mount_id_address = ctypes.addressof(self.mount_id)
-        self.statx = bytearray(256)
-        self.statx_pin = (ctypes.c_char * 256).from_buffer(self.statx)
-        self.statx_address = ctypes.addressof(self.statx_pin)
+        handle, mount_id = _FileHandle(), ctypes.c_int()
+        self.handle = (
+            handle,
+            memoryview(handle).cast("B"),
+            ctypes.addressof(handle),
+            mount_id,
+            ctypes.addressof(mount_id),
+        )
+        self.statx = ctypes.create_string_buffer(256)
 
 
 _buffers = _Buffers()
@@ -98,16 +99,15 @@ def file_handle(fd: int, name: bytes = b"") -> tuple[int, bytes] | None:
     A symbolic link is not followed. The handle is for `open_by_handle_at`, and no other file of the
     same file system ever has it. None where the file system has no handles. [name_to_handle_at(2)]
     """
-    own = _buffers
-    handle = own.handle
+    handle, view, address, mount_id, mount_id_address = _buffers.handle
     handle.handle_bytes = _MAX_HANDLE_SZ
     flags = 0 if name else _AT_EMPTY_PATH
-    if _name_to_handle_at(fd, name, own.handle_address, own.mount_id_address, flags) < 0:
+    if _name_to_handle_at(fd, name, address, mount_id_address, flags) < 0:
         code = ctypes.get_errno()
         if code in (EOPNOTSUPP, EOVERFLOW, ENOSYS):
             return None
         raise OSError(code, os.strerror(code))
-    return own.mount_id.value, bytes(own.handle_view[: 8 + handle.handle_bytes])
+    return mount_id.value, bytes(view[: 8 + handle.handle_bytes])
 
 
 def open_by_handle_at(mount_fd: int, handle: bytes, flags: int) -> int:
@@ -136,10 +136,10 @@ def birth(fd: int, name: bytes = b"") -> Birth:
 
     A symbolic link is not followed, and a remote file system is not asked again.
     """
-    own = _buffers
+    found = _buffers.statx
     flags = _AT_STATX_DONT_SYNC | (_AT_SYMLINK_NOFOLLOW if name else _AT_EMPTY_PATH)
-    _check(_statx(fd, name, flags, _STATX_BTIME | _STATX_MNT_ID, own.statx_address))
-    mask, ino, seconds, part, major, minor, mount_id = _STATX.unpack_from(own.statx)
+    _check(_statx(fd, name, flags, _STATX_BTIME | _STATX_MNT_ID, found))
+    mask, ino, seconds, part, major, minor, mount_id = _STATX.unpack_from(found)
     btime_ns = seconds * 1_000_000_000 + part if mask & _STATX_BTIME else None
     return Birth(mount_id, os.makedev(major, minor), ino, btime_ns)
 

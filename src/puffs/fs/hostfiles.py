@@ -213,7 +213,13 @@ class HostFiles:
     def find(self, dir: Node, name: str) -> tuple[Node, os.stat_result]:
         """What `name` in `dir` is now, and its attributes. A symbolic link is not followed."""
         fd = self.descriptor(dir)
-        return self.adopt(Descriptor(self.opening(os.open, name, _ENTRY, dir_fd=fd)), dir, name)
+        try:
+            descriptor = Descriptor(os.open(name, _ENTRY, dir_fd=fd))
+        except OSError as exc:
+            if not self._make_room(exc):
+                raise
+            descriptor = Descriptor(os.open(name, _ENTRY, dir_fd=fd))
+        return self.adopt(descriptor, dir, name)
 
     def adopt(
         self, descriptor: Descriptor, parent: Node | None, name: str
@@ -248,7 +254,7 @@ class HostFiles:
         try:
             return call(*args, **kwargs)
         except OSError as exc:
-            if exc.errno not in (EMFILE, ENFILE) or not self._shed():
+            if not self._make_room(exc):
                 raise
         return call(*args, **kwargs)
 
@@ -339,7 +345,8 @@ class HostFiles:
         node.used = True
         if node.opens == 0 and node not in self._nameless:
             self._idle[node] = None
-            self._drop(self.limit)
+            if len(self._idle) > self.limit:
+                self._drop(self.limit)
 
     def _drop(self, limit: int) -> None:
         """Take descriptors away until `limit` are left. The caller holds the lock."""
@@ -355,12 +362,13 @@ class HostFiles:
                 node.descriptor = None
                 self._dropped = True
 
-    def _shed(self) -> bool:
-        """Take half of the descriptors away. Whether there were any to be had."""
+    def _make_room(self, exc: OSError) -> bool:
+        """If `exc` says that there are too many descriptors, take half of ours away."""
+        if exc.errno not in (EMFILE, ENFILE) or not self._idle:
+            return False
         with self._lock:
-            before = len(self._idle)
-            self._drop(before // 2)
-            return before > 0
+            self._drop(len(self._idle) // 2)
+        return True
 
     def _reopen(self, node: Node) -> Descriptor:
         """Find a file again that lost its descriptor, and the directories above it that did."""

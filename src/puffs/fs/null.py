@@ -410,7 +410,9 @@ class NullFS(puffs.FileSystem[Node]):
 
 
 def _entry(node: Node, st: os.stat_result) -> puffs.Entry:
-    return puffs.Entry(node, _attr(node, st))
+    attr = puffs.Attr.from_stat(st)
+    attr.ino = node.ino
+    return puffs.Entry(node, attr)
 
 
 def _attr(node: Node, st: os.stat_result) -> puffs.Attr:
