@@ -300,6 +300,21 @@ def test_no_link_is_followed_to_the_directory(directory: Path, tmp_path: Path) -
         assert os.listdir(elsewhere) == []
 
 
+def test_root_looks_where_other_users_have_their_sockets(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = MountInfo(1, 0, DEVICE, "/", "/mnt", "fuse.puffs.x", "x", ("rw", "user_id=1234"))
+    assert rendezvous.likely_directories(theirs)[:3] == [
+        str(directory),
+        "/run/user/1234/puffs",
+        "/tmp/puffs-1234",
+    ]
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    assert rendezvous.own_directory() == str(directory)
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert rendezvous.own_directory() == "/tmp/puffs-1234"
+
+
 # ------------------------------------------------------------------------- coming and going
 
 

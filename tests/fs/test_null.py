@@ -508,6 +508,21 @@ def test_files_are_found_again_after_their_descriptors_were_taken(
     in_child(body, any_host, descriptors=FEW, nobody=nobody)
 
 
+def test_descriptor_zero_is_as_good_as_any_other(host: Path) -> None:
+    make_crowd(host)
+    (host / "dir").mkdir()
+    (host / "dir/file").write_text("text")
+
+    def body(path: str) -> None:
+        os.close(0)  # the root gets it
+        passed = Passed(path)
+        file = passed.node("dir/file")
+        crowd_out(passed)
+        assert passed.read(file) == b"text"
+
+    in_child(body, host, descriptors=FEW, nobody=is_root)
+
+
 @either_right
 def test_files_that_we_rename_are_found_again(host: Path, nobody: bool) -> None:
     make_crowd(host)

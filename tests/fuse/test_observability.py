@@ -22,7 +22,9 @@ from puffs.attach.asking import ask, mounted
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.fs.mem import MemFS
 from tests.fuse.conftest import PATIENCE, Serve, Served, give_back
+from tests.fuse.others import as_user, needs_fusermount3, needs_root, place
 from tests.fuse.servers import Hello, Noting
+from tests.fuse.world import NOBODY
 
 pytestmark = pytest.mark.fuse
 
@@ -58,6 +60,14 @@ def socket_of(served: Served) -> Path:
     """Where the control socket of a mount is."""
     name = rendezvous.socket_name(mounted(served.path).device)
     return Path(rendezvous.own_directory(), name)
+
+
+def gone(socket: Path, inode: int) -> bool:
+    """Whether a socket has gone; somebody else's mount may have its number, and name, by now."""
+    try:
+        return socket.stat().st_ino != inode
+    except FileNotFoundError:
+        return True
 
 
 # ------------------------------------------------------------------------------------------ trace
@@ -141,9 +151,8 @@ def test_a_trace_ends_in_time_and_with_the_mount(serve: Serve) -> None:
     assert succeeds("trace", served.path, "--json", "--for", "0") == ""
     with tracing(served.path, "--json") as process:
         served.child.unmount()
-        output, complaints = process.communicate(timeout=PATIENCE)
+        _, complaints = process.communicate(timeout=PATIENCE)
         assert (process.returncode, complaints) == (0, "")
-        assert [json.loads(line)["operation"] for line in output.splitlines()] == []
     done = puffs_("trace", served.path)
     assert done.returncode == 1
     assert "is not mounted" in done.stderr
@@ -307,14 +316,14 @@ def test_a_server_that_hangs_is_told_and_can_be_cut_off(
 def test_a_server_that_was_killed_is_dead(serve: Serve) -> None:
     served = serve(Noting)
     left = socket_of(served)
-    assert left.exists()
+    inode = left.stat().st_ino
     os.kill(served.child.pid, signal.SIGKILL)
     assert served.child.wait() == -signal.SIGKILL
     done = puffs_("status", "--json", served.path)
     assert done.returncode == 1
     status = json.loads(done.stdout)
     assert (status["state"], status["name"], status["server_pid"]) == ("dead", "toy", None)
-    assert not left.exists()
+    assert gone(left, inode)
     assert ("dead", str(served.path)) in [(row["state"], row["mountpoint"]) for row in listed()]
     assert succeeds("umount", served.path) == ""
     assert not served.mounted()
@@ -330,6 +339,34 @@ def test_a_mount_without_a_socket(serve: Serve) -> None:
     assert "nocontrol" in done.stderr
     assert succeeds("umount", served.path) == ""
     assert served.ended() == 0
+
+
+def test_sync_reaches_the_file_server(serve: Serve) -> None:
+    served = serve(Noting)
+    assert succeeds("sync", served.path) == ""
+    assert served.notes("sync") == [("sync", True)]
+
+
+@needs_fusermount3
+@needs_root
+def test_ordinary_users_look_at_their_mounts_and_end_them(tmp_path: Path) -> None:
+    printed = as_user(
+        """
+        $P mount mem: $D
+        $P status $D | grep -c '^state *running$'
+        $P list | grep -c " mem  *$D$"
+        $P trace --json --only mkdir $D > $D.trace & trace=$!
+        until $P status $D | grep -q '^traces *1$'; do :; done
+        mkdir $D/made
+        $P umount $D
+        wait $trace; cat $D.trace
+        """,
+        place(tmp_path),
+    )
+    running, listed, event = printed.splitlines()
+    assert (running, listed) == ("1", "1")
+    told = json.loads(event)
+    assert (told["operation"], told["path"], told["caller"]["uid"]) == ("mkdir", "/made", NOBODY)
 
 
 # ------------------------------------------------------------------------------------- unmounting
@@ -389,7 +426,7 @@ def test_lazy_lets_those_who_use_it_go_on(serve: Serve) -> None:
 def test_no_way_out_leaves_a_socket(serve: Serve, way: str) -> None:
     served = serve(Noting)
     socket = socket_of(served)
-    assert socket.exists()
+    inode = socket.stat().st_ino
     match way:
         case "umount":
             assert run("umount", served.path).returncode == 0
@@ -400,7 +437,7 @@ def test_no_way_out_leaves_a_socket(serve: Serve, way: str) -> None:
         case _:
             give_back(served.path)
     served.ended()
-    assert not socket.exists()
+    assert gone(socket, inode)
 
 
 def test_the_end_of_a_program_leaves_no_socket(mountpoint: Path) -> None:
@@ -411,8 +448,8 @@ def test_the_end_of_a_program_leaves_no_socket(mountpoint: Path) -> None:
         "from tests.fuse.servers import Hello\n"
         "mount = puffs.mount(Hello(), sys.argv[1])\n"
         "name = rendezvous.socket_name(mounted(sys.argv[1]).device)\n"
-        "print(os.path.join(rendezvous.own_directory(), name))\n"
-        "print(os.path.exists(os.path.join(rendezvous.own_directory(), name)))\n"
+        "path = os.path.join(rendezvous.own_directory(), name)\n"
+        "print(path, os.stat(path).st_ino)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, mountpoint],
@@ -422,9 +459,8 @@ def test_the_end_of_a_program_leaves_no_socket(mountpoint: Path) -> None:
         timeout=PATIENCE * 3,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    path, existed = done.stdout.splitlines()
-    assert existed == "True"
-    assert not os.path.exists(path)
+    path, inode = done.stdout.split()
+    assert gone(Path(path), int(inode))
     assert find_mount(str(mountpoint)) is None
 
 

@@ -75,6 +75,7 @@ class Control:
         self._name = ""
         self._inode = 0
         self._lock = threading.Lock()
+        self._closing = threading.Lock()
         self._closed = False
         self._clients: dict[threading.Thread, socket.socket] = {}
         self._traces: set[Trace] = set()
@@ -109,6 +110,12 @@ class Control:
 
     def close(self) -> None:
         """Nothing is served any more: remove the socket, let answers go out, end traces."""
+        with (
+            self._closing
+        ):  # who comes second, as at the end of the interpreter, waits for the first
+            self._close()
+
+    def _close(self) -> None:
         with self._lock:
             if self._closed:
                 return
@@ -150,11 +157,10 @@ class Control:
             with self._lock:
                 full = self._closed or len(self._clients) >= CLIENTS_MAX
                 if not full:
+                    thread.start()  # before `close` can find it, and wait for it
                     self._clients[thread] = connection
             if full:
                 self._turn_away(connection)
-            else:
-                thread.start()
 
     def _turn_away(self, connection: socket.socket) -> None:
         with connection:

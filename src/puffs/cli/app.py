@@ -16,6 +16,7 @@ COMMANDS = {
     "status": "puffs.cli.status",
     "trace": "puffs.cli.trace",
     "metrics": "puffs.cli.metrics",
+    "sync": "puffs.cli.sync",
     "shell": "puffs.cli.shell",
     "exec": "puffs.cli.exec",
     "serve": "puffs.cli.serve",

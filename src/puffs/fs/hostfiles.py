@@ -13,8 +13,8 @@ again is opened anew:
 "The same file" means the same mount and the same file handle (name_to_handle_at(2)), which has the
 inode number and a generation: a number that the host gives to another file leads to another handle.
 On the few file systems that have no handles, such as overlayfs, it means the same device and inode
-number. While a descriptor of a file is held its number is not given to another one; to a file that
-has none must also belong the same time of birth.
+number: no other file gets the number while a descriptor of this one is held, and after that its
+time of birth must be the same too.
 """
 
 import os
@@ -26,17 +26,10 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from errno import (
-    ELOOP,
-    EMFILE,
-    ENFILE,
-    ENOENT,
-    ENOTDIR,
-    ESTALE,
-)
+from errno import ELOOP, EMFILE, ENFILE, ENOENT, ENOTDIR, ESTALE
 from hashlib import blake2b
 from struct import Struct
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from puffs.fs import hostcalls
@@ -187,16 +180,18 @@ class HostFiles:
         # Who may not, because no name is left to find him by.
         self._nameless: set[Node] = set()
         self._volumes: dict[tuple[int, int], Volume] = {}
-        self._mounts: dict[int, str] = {}
+        self._mounts: dict[int, _HostMount] = {}
         self._nonce = secrets.randbits(63)
         self._dropped = False
 
         descriptor = Descriptor(os.open(directory, _PATH | os.O_DIRECTORY))
         if not os.path.exists(descriptor.path):
             raise OSError(ENOENT, "null: needs /proc: mount -t proc proc /proc")
+        (mount_id, _), _ = self._identify(descriptor)
+        self._mounts[mount_id] = _find_mount(mount_id)
         self.root, _ = self.adopt(descriptor, None, "")
         self.opened(self.root)  # and never closed
-        self._handles_of = self.root.key[0]
+        self._handles_of = mount_id
         self._handles = self._open_for_handles(descriptor)
 
     def close(self) -> None:
@@ -228,7 +223,7 @@ class HostFiles:
         # In this order: stat(2) of a mount that this process serves would wait for itself.
         key, born = self._identify(descriptor)
         if key[0] not in self._mounts:
-            self._mounts[key[0]] = _type_of_mount(key[0])
+            self._mounts[key[0]] = _enter(_find_mount(key[0]))
         st = os.stat(descriptor)
         volume = self._volumes.get((key[0], st.st_dev)) or self._new_volume(key[0], st, descriptor)
         with self._lock:
@@ -333,7 +328,7 @@ class HostFiles:
             tag = seed % (_TAGS - 1) + 1 if taken else 0
             while tag in taken and len(taken) < _TAGS:
                 tag = (tag + 1) % _TAGS
-            volume = Volume(seed, tag, self._mounts[mount_id] in _LOCAL)
+            volume = Volume(seed, tag, self._mounts[mount_id].fstype in _LOCAL)
             return self._volumes.setdefault((mount_id, st.st_dev), volume)
 
     # ---------------------------------------------------------------------------------- descriptors
@@ -374,7 +369,7 @@ class HostFiles:
         """Find a file again that lost its descriptor, and the directories above it that did."""
         lost: dict[Node, None] = {}
         at = node
-        while (descriptor := at.descriptor or self._by_handle(at)) is None:
+        while (descriptor := self._at_once(at)) is None:
             lost[at] = None
             # Directories that others have moved into one another meanwhile have no way up.
             if at.parent is None or at.parent in lost:
@@ -390,15 +385,16 @@ class HostFiles:
         with self._lock:
             self._hold(node, descriptor)
 
-    def _by_handle(self, node: Node) -> Descriptor | None:
-        handles = self._handles
-        if handles is None or node.key[0] != self._handles_of:
-            return None
-        try:
-            fd = self.opening(hostcalls.open_by_handle_at, handles, node.key[1], _ENTRY)
-        except OSError:
-            return None
-        return Descriptor(fd)
+    def _at_once(self, node: Node) -> Descriptor | None:
+        """A descriptor of `node` that takes no name: it has one after all, or by its handle."""
+        descriptor = node.descriptor
+        if descriptor is None and self._handles is not None and node.key[0] == self._handles_of:
+            try:
+                fd = self.opening(hostcalls.open_by_handle_at, self._handles, node.key[1], _ENTRY)
+            except OSError:
+                return None
+            descriptor = Descriptor(fd)
+        return descriptor
 
     def _by_name(self, node: Node, dir_fd: Descriptor) -> Descriptor:
         try:
@@ -440,24 +436,30 @@ def _raise_limit() -> int:
     return 1 << 30 if hard == resource.RLIM_INFINITY else hard
 
 
-def _type_of_mount(mount_id: int) -> str:
-    """The type of a mount, "" when it is not in sight. ELOOP if this process serves it itself.
+class _HostMount(NamedTuple):
+    """What is known of a mount of the host: nothing of one that is not in sight."""
 
-    [proc_pid_mountinfo(5)]
-    """
+    fstype: str = ""
+    minor: str = ""
+
+
+def _find_mount(mount_id: int) -> _HostMount:
+    """Look a mount up by its id. [proc_pid_mountinfo(5)]"""
     pattern = re.compile(rf"^{mount_id} \d+ \d+:(\d+) .*? - (\S+) ", re.MULTILINE)
     with open("/proc/self/mountinfo", errors="surrogateescape") as mounts:
         found = pattern.search(mounts.read())
-    if found is None:
-        return ""
-    minor, fstype = found.groups()
-    if fstype.startswith("fuse") and _serves(minor, fstype):
+    return _HostMount(found[2], found[1]) if found else _HostMount()
+
+
+def _enter(mount: _HostMount) -> _HostMount:
+    """A mount was met: ELOOP if this process serves it itself, for it would wait for itself."""
+    if mount.fstype.startswith("fuse") and _serves(mount):
         raise OSError(ELOOP, "this is a mount that this process serves itself")
-    return fstype
+    return mount
 
 
-def _serves(minor: str, fstype: str) -> bool:
-    """Whether this process has the device of a FUSE mount open: then it would wait for itself."""
+def _serves(mount: _HostMount) -> bool:
+    """Whether this process has the device of a FUSE mount open."""
     for fd in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{fd}") != "/dev/fuse":
@@ -467,6 +469,6 @@ def _serves(minor: str, fstype: str) -> bool:
         except OSError:
             continue  # closed meanwhile
         # Older kernels do not tell the connection.
-        if connection[1] == minor if connection else fstype.startswith("fuse.puffs"):
+        if connection[1] == mount.minor if connection else mount.fstype.startswith("fuse.puffs"):
             return True
     return False

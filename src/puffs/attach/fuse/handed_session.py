@@ -16,7 +16,6 @@ from typing import Any, Final
 from puffs.attach.fuse.reader import Enough, Read, Reader
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.mount import Mount
-from puffs.server.stepping import Stepper
 
 _NOT_OURS: Final = "was mounted by somebody else, who is to unmount it"
 _ONE: Final = Enough(True)
@@ -90,27 +89,9 @@ class HandedSession(Session):
         """Readable when there is something to do."""
         return self._gate.events.fileno()
 
-    def reader(self, fd: int | None = None, stepper: Stepper | None = None) -> Reader:
-        """A reader of `fd`, the connection itself when None; to be used on one thread only."""
-        assert self._negotiated is not None, "start() comes first"
-        self._stepper = stepper
-        reader = _GatedReader(
-            self._gate if fd is None else _Gate(fd, self._bell),
-            self._answer_the_bell,
-            self.mount,
-            self._fd if fd is None else fd,
-            self._negotiated,
-            self._files,
-            notify=self._notifier.send,
-            run_calls=self._run_calls,
-            stepper=stepper,
-            on_table=self._on_table,
-        )
-        with self._lock:
-            self._readers.append(reader)
-            if self._observer is not None:
-                reader.observe(self._observer)
-        return reader
+    def _reader_of(self, fd: int, *args: Any, **kwargs: Any) -> Reader:
+        gate = self._gate if fd == self._fd else _Gate(fd, self._bell)
+        return _GatedReader(gate, self._answer_the_bell, self.mount, fd, *args, **kwargs)
 
     def _clone(self) -> int | None:
         return self._clones.pop() if self._clones else None

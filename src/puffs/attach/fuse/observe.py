@@ -8,7 +8,6 @@ time that the call returns. A request that began unobserved is passed over when 
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from threading import Lock
 from time import monotonic_ns, time_ns
 from typing import Final, Protocol
@@ -261,6 +260,12 @@ def command_of(tid: int) -> str:
     if not tid:
         return ""
     try:
-        return Path(f"/proc/{tid}/comm").read_text(errors="replace").rstrip("\n")
+        fd = os.open(f"/proc/{tid}/comm", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return os.read(fd, 64).decode(errors="replace").rstrip("\n")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)

@@ -130,8 +130,7 @@ class Session:
         """A reader of `fd`, the connection itself when None; to be used on one thread only."""
         assert self._negotiated is not None, "start() comes first"
         self._stepper = stepper
-        reader = Reader(
-            self.mount,
+        reader = self._reader_of(
             self._fd if fd is None else fd,
             self._negotiated,
             self._files,
@@ -145,6 +144,10 @@ class Session:
             if self._observer is not None:
                 reader.observe(self._observer)
         return reader
+
+    def _reader_of(self, fd: int, *args: Any, **kwargs: Any) -> Reader:
+        """The kind of reader that this kind of session has."""
+        return Reader(self.mount, fd, *args, **kwargs)
 
     def ready(self) -> None:
         """The mount can be used: tell whoever waits for that."""
@@ -319,6 +322,9 @@ class Session:
             if not force or exc.errno != errno.EBUSY:
                 raise
             self._detach_busy()
+        else:
+            if force:  # other mount namespaces may have it too (mount_namespaces(7))
+                self._detach_hidden(force)
 
     def _is_on_top(self) -> bool:
         """Whether the mount point leads to this mount, and not to another one or to none."""
@@ -326,8 +332,8 @@ class Session:
         return found is not None and found.device == self.device
 
     def _detach_hidden(self, force: bool) -> None:
-        """End a mount that something was mounted over, or that somebody has taken out of the tree
-        while files are open.
+        """End a mount that something was mounted over, that somebody has taken out of the tree while
+        files are open, or that lives on in another namespace.
         """
         if self._has_ended():  # somebody was faster
             return
