@@ -214,7 +214,7 @@ QUIET: list[tuple[BaseException, int]] = [
     (TimeoutError(), errno.ETIMEDOUT),
     (OSError(errno.EDQUOT, "full"), errno.EDQUOT),
     (OSError(511, "the last one"), 511),
-    (NotImplementedError(), errno.ENOSYS),
+    (NotImplementedError(), errno.EOPNOTSUPP),  # ENOSYS would be for good
     (MemoryError(), errno.ENOMEM),
 ]
 LOUD: list[tuple[BaseException, int]] = [

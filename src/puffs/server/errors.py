@@ -59,16 +59,15 @@ def errno_of(exc: BaseException, operation: str) -> int:
     """The positive errno that the caller of `operation` gets for `exc`.
 
     An `OSError` speaks for itself, by its errno or by its class, and `NotImplementedError` is
-    ENOSYS. Anything else is a mistake in the file server: EIO for the caller, one logged traceback
+    ENOSYS, which an attachment may have to tell in other words. Anything else is a mistake in the file server: EIO for the caller, one logged traceback
     for the author.
     """
     if isinstance(exc, OSError):
-        if isinstance(exc.errno, int):
-            if 0 < exc.errno <= MAX_ERRNO:
-                return exc.errno
-            raise ProtocolFault(
-                "ERROR", f"{operation} raised errno {exc.errno}, which no host knows"
-            )
+        code = exc.args[0] if len(exc.args) == 1 else exc.errno  # OSError(errno.X) sets no errno
+        if isinstance(code, int):
+            if 0 < code <= MAX_ERRNO:
+                return code
+            raise ProtocolFault("ERROR", f"{operation} raised errno {code}, which no host knows")
         meant = next((_MEANT[cls] for cls in type(exc).__mro__ if cls in _MEANT), None)
         if meant is not None:
             return meant

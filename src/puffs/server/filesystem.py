@@ -223,7 +223,7 @@ class FileSystem(Generic[Node]):
         """Open a file. `flags` as in open(2), without O_CREAT and O_EXCL. [VOP_OPEN]
 
         Returns whatever object stands for the open file: it comes back as `file`. `Open(file, ...)`
-        also says how the host is to treat it. O_TRUNC arrives as a `setattr` before. Not defined:
+        also says how the host is to treat it. O_TRUNC arrives as a `setattr`. Not defined:
         every open succeeds and needs no message.
         """
         raise NotImplementedError

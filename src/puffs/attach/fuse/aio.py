@@ -17,7 +17,7 @@ from puffs.attach.fuse.reader import Enough, Read, Reader, Stop
 from puffs.attach.fuse.session import Session
 from puffs.server.aio import AsyncioStepper
 from puffs.server.cred import requester
-from puffs.server.stepping import aside
+from puffs.server.stepping import aside, finish
 
 _Ts = TypeVarTuple("_Ts")
 
@@ -65,6 +65,7 @@ class _Server:
             for name, args in mount.last_words(session):
                 await mount.tell_and_wait(name, *args)
             self._stepper.close()
+            mount.finish = finish
             mount.gone()
 
     def _watch(self) -> None:

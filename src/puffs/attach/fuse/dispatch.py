@@ -19,6 +19,10 @@ from puffs.kernel.mount import Mount
 ENOSYS = errno.ENOSYS
 
 
+class Refusal(OSError):
+    """The answer for an opcode that the file server has no operation for."""
+
+
 class Route(NamedTuple):
     """The operation that serves an opcode; None for what the kernel half or the protocol does
     itself.
@@ -147,7 +151,7 @@ def _all_handlers(serving: Serving) -> Handlers:
 
 def _refuse(code: int) -> Handler:
     def refuse(_unique: int, _nodeid: int, _length: int) -> None:
-        raise OSError(code, os.strerror(code))
+        raise Refusal(code, os.strerror(code))
 
     return refuse
 

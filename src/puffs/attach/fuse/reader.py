@@ -13,7 +13,7 @@ from typing import Protocol
 
 from puffs.attach.fuse.abi import IN_HEADER, Opcode
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Header, Request
-from puffs.attach.fuse.dispatch import build, operation_name, wants_reply
+from puffs.attach.fuse.dispatch import Refusal, build, operation_name, wants_reply
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.flow import DirectFlow, Flow
 from puffs.attach.fuse.handlers import Serving
@@ -205,6 +205,9 @@ class Reader:
         code = self.mount.errno_of(exc, operation_name(opcode))
         if not wants_reply(opcode):
             return
+        if code == errno.ENOSYS and not isinstance(exc, Refusal):
+            # To the kernel it would mean: never ask again, for any file. The operation is there.
+            code = errno.EOPNOTSUPP
         if code == errno.ENOENT and opcode == Opcode.LOOKUP and self._negative:
             self._replies.absent(unique)
         else:

@@ -332,8 +332,8 @@ class Session:
         return found is not None and found.device == self.device
 
     def _detach_hidden(self, force: bool) -> None:
-        """End a mount that something was mounted over, that somebody has taken out of the tree while
-        files are open, or that lives on in another namespace.
+        """End a mount that something was mounted over, that lives on in another namespace, or that
+        somebody has taken out of the tree while files are open.
         """
         if self._has_ended():  # somebody was faster
             return
