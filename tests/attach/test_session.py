@@ -213,6 +213,8 @@ QUIET: list[tuple[BaseException, int]] = [
     (InterruptedError(), errno.EINTR),
     (TimeoutError(), errno.ETIMEDOUT),
     (OSError(errno.EDQUOT, "full"), errno.EDQUOT),
+    (OSError(errno.EDQUOT), errno.EDQUOT),
+    (OSError(errno.ENOSYS, "not for this file"), errno.EOPNOTSUPP),
     (OSError(511, "the last one"), 511),
     (NotImplementedError(), errno.EOPNOTSUPP),  # ENOSYS would be for good
     (MemoryError(), errno.ENOMEM),

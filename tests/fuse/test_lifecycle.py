@@ -315,6 +315,9 @@ def test_nothing_of_a_mount_is_left_in_its_process(mountpoint: Path) -> None:
                 with puffs.mount(server, sys.argv[1]):
                     os.system(f"cat {sys.argv[1]}/hello.txt > /dev/null")
                 del server
+            for thread in threading.enumerate():  # those that served may still be on their way out
+                if thread is not threading.current_thread():
+                    thread.join(10)
             gc.collect()
             print([ref() for ref in gone], threading.active_count())
             print(descriptors() - before)

@@ -24,7 +24,7 @@ from puffs.attach.fuse.options import parse_options
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, mount, umount2
 from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
-from tests.fs.host import NOBODY, acl, fails, in_memory, overlaid
+from tests.fs.host import NOBODY, Passed, acl, fails, file_of, in_memory, overlaid
 from tests.fuse.conftest import Serve, give_back
 
 pytestmark = pytest.mark.fuse
@@ -647,6 +647,24 @@ def test_the_same_without_file_handles(passed: Pass, tmp_path: Path) -> None:
     (tmp_path / "top").mkdir()
     with mounted("ramfs", tmp_path / "top", "ramfs"):
         check_a_second_mount_below(tmp_path / "top", passed)
+
+
+def test_closing_is_told_where_it_may_bring_errors(tmp_path: Path) -> None:
+    def told(host: Path, flags: int) -> bool:
+        passed = Passed(host)
+        node = passed.write("file", b"")
+        opened = passed.fs.open(node, flags, passed.cred)
+        passed.fs.close(node, file_of(opened), flags)
+        passed.fs.unmounted()
+        return not opened.noflush
+
+    (tmp_path / "unknown").mkdir()
+    with in_memory() as memory, mounted("ramfs", tmp_path / "unknown", "ramfs"):
+        assert not told(memory, os.O_RDWR)
+        (memory / "file").unlink()
+        assert told(tmp_path / "unknown", os.O_RDWR)
+        (tmp_path / "unknown/file").unlink()
+        assert not told(tmp_path / "unknown", os.O_RDONLY)
 
 
 def test_mounted_on_the_very_directory(serve: Serve, mountpoint: Path) -> None:

@@ -49,7 +49,6 @@ _NOW: Final = (0, hostcalls.UTIME_NOW)
 _OMIT: Final = (0, hostcalls.UTIME_OMIT)
 _NS: Final = 1_000_000_000
 _DEFAULT_ACL: Final = "system.posix_acl_default"
-_NOT_TO_BE_OPENED: Final = {stat.S_IFDIR: EISDIR, stat.S_IFREG: 0}
 _AS_OURSELVES: Final = nullcontext()
 
 
@@ -78,7 +77,7 @@ class NullFS(puffs.FileSystem[Node]):
     def mount(self) -> Node:
         """Open the directory. What is mounted on it later does not change what it means."""
         self._files = HostFiles(self.directory)
-        self._self = hostcalls.Actor()
+        self._actor = hostcalls.Actor()
         return self._files.root
 
     def unmounted(self) -> None:
@@ -220,9 +219,8 @@ class NullFS(puffs.FileSystem[Node]):
 
     def open(self, node: Node, flags: int, cred: puffs.Cred) -> puffs.Open:
         """Open a regular file; the host keeps what it has cached of it if that is still right."""
-        code = _NOT_TO_BE_OPENED.get(node.type, ENXIO)
-        if code:  # to open a device or fifo may do something, or wait
-            raise _error(code)
+        if node.type != stat.S_IFREG:  # to open a device or fifo may do something, or wait
+            raise _error(EISDIR if node.type == stat.S_IFDIR else ENXIO)
         files = self._files
         path = files.descriptor(node).path
         file = files.opening(os.open, path, flags & _OPEN | os.O_CLOEXEC)
@@ -305,12 +303,14 @@ class NullFS(puffs.FileSystem[Node]):
         path = descriptor.path
         if changes.uid is not None or changes.gid is not None:
             os.chown(path, _or_same(changes.uid), _or_same(changes.gid))
+        mode = changes.mode
         if changes.kill_suidgid:
-            after = _attr(node, os.stat(descriptor))
-            changes.apply(after)
-            os.chmod(path, stat.S_IMODE(after.mode))
-        elif changes.mode is not None:
-            os.chmod(path, changes.mode)
+            attr = _attr(node, os.stat(descriptor))
+            before = attr.mode
+            changes.apply(attr)
+            mode = None if attr.mode == before else stat.S_IMODE(attr.mode)
+        if mode is not None:
+            os.chmod(path, mode)
         if changes.size is not None:
             os.truncate(path if file is None else file, changes.size)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
@@ -358,7 +358,7 @@ class NullFS(puffs.FileSystem[Node]):
 
     def _made_by(self, cred: puffs.Cred) -> AbstractContextManager[None]:
         """Whose the files are that are made meanwhile."""
-        actor = self._self
+        actor = self._actor
         if not actor.acts_for_others or (cred.uid, cred.gid) == (actor.uid, actor.gid):
             return _AS_OURSELVES
         return actor.acting_as(cred.uid, cred.gid)
@@ -410,9 +410,7 @@ class NullFS(puffs.FileSystem[Node]):
 
 
 def _entry(node: Node, st: os.stat_result) -> puffs.Entry:
-    attr = puffs.Attr.from_stat(st)
-    attr.ino = node.ino
-    return puffs.Entry(node, attr)
+    return puffs.Entry(node, _attr(node, st))
 
 
 def _attr(node: Node, st: os.stat_result) -> puffs.Attr:
@@ -422,6 +420,7 @@ def _attr(node: Node, st: os.stat_result) -> puffs.Attr:
 
 
 def _open(node: Node, file: int, flags: int, keep_cache: bool = False) -> puffs.Open:
+    """Nobody need tell of a close that has nothing to report: that saves a request for each."""
     noflush = node.volume.local or flags & os.O_ACCMODE == os.O_RDONLY
     return puffs.Open(file, keep_cache=keep_cache, noflush=noflush)
 

@@ -59,8 +59,8 @@ def errno_of(exc: BaseException, operation: str) -> int:
     """The positive errno that the caller of `operation` gets for `exc`.
 
     An `OSError` speaks for itself, by its errno or by its class, and `NotImplementedError` is
-    ENOSYS, which an attachment may have to tell in other words. Anything else is a mistake in the file server: EIO for the caller, one logged traceback
-    for the author.
+    ENOSYS, which an attachment may have to tell in other words. Anything else is a mistake in the
+    file server: EIO for the caller, one logged traceback for the author.
     """
     if isinstance(exc, OSError):
         code = exc.args[0] if len(exc.args) == 1 else exc.errno  # OSError(errno.X) sets no errno
