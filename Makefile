@@ -52,7 +52,8 @@ endef
 PIP_FLAGS := --quiet --disable-pip-version-check
 
 # What some tests need beside Python. Without it they are skipped.
-for_tests = ( $(call apt,command -v fusermount3,fuse3,mounting as an ordinary user) ) || true
+for_tests = ( $(call apt,command -v fusermount3,fuse3,mounting as an ordinary user) ) || true; \
+	( $(call apt,command -v rsync git tar,rsync git tar,what the tests run on mounts) ) || true
 
 .PHONY: help demo test test-full lint format bench clean $(VENV) $(BENCH_VENV)
 

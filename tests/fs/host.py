@@ -23,6 +23,8 @@ from puffs.fs.null import NullFS
 SERVER = puffs.Cred(os.geteuid(), os.getegid(), groups=())
 NOBODY = 65534
 
+either_right = pytest.mark.parametrize("nobody", [False, True], ids=["privileged", "unprivileged"])
+
 
 @contextmanager
 def fails(code: int) -> Iterator[None]:
@@ -222,3 +224,24 @@ def in_child(
     finally:
         _, status = os.waitpid(pid, 0)
     assert status == 0, f"in the child: {text or status}"
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def make_many(host: Path, count: int = 200) -> list[str]:
+    """Files in directories, each holding its own path; their paths."""
+    paths = []
+    for number in range(count):
+        path = f"d{number % 7}/e{number % 3}/f{number}"
+        (host / path).parent.mkdir(parents=True, exist_ok=True)
+        (host / path).write_text(path)
+        paths.append(path)
+    return paths
+
+
+def make_crowd(host: Path) -> None:
+    (host / "crowd").mkdir()
+    for number in range(40):
+        (host / "crowd" / str(number)).touch()

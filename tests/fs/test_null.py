@@ -4,9 +4,7 @@ import errno
 import os
 import socket
 import stat
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,61 +13,21 @@ import pytest
 import puffs
 from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
-from tests.fs.host import SERVER, Passed, acl, fails, in_child, in_memory, new_attr, overlaid
+from tests.fs.host import (
+    SERVER,
+    Passed,
+    acl,
+    either_right,
+    fails,
+    in_child,
+    make_crowd,
+    make_many,
+    new_attr,
+    open_descriptors,
+)
 
 USER = puffs.Cred(1000, 1001, groups=())
-FEW = 64
-"""So few descriptors that `null` keeps those of 16 files."""
-
-is_root = os.geteuid() == 0
-as_root = pytest.mark.skipif(not is_root, reason="only root may act for others")
-either_right = pytest.mark.parametrize("nobody", [False, True], ids=["privileged", "unprivileged"])
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Path:
-    """The host's directory."""
-    path = tmp_path / "host"
-    path.mkdir()
-    return path
-
-
-@pytest.fixture(params=["disk", "memory", "overlay"])
-def any_host(request: pytest.FixtureRequest, host: Path) -> Iterator[Path]:
-    """The same on several file systems; the last one has no file handles."""
-    if request.param == "disk":
-        yield host
-    else:
-        with in_memory() if request.param == "memory" else overlaid(host) as path:
-            yield path
-
-
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def make_many(host: Path, count: int = 200) -> list[str]:
-    """Files in directories, each holding its own path; their paths."""
-    paths = []
-    for number in range(count):
-        path = f"d{number % 7}/e{number % 3}/f{number}"
-        (host / path).parent.mkdir(parents=True, exist_ok=True)
-        (host / path).write_text(path)
-        paths.append(path)
-    return paths
-
-
-def crowd_out(passed: Passed, crowd: str = "crowd") -> None:
-    """Use so many other files that no node keeps its descriptor."""
-    for _ in range(2):
-        for name in passed.listing(crowd):
-            passed.node(f"{crowd}/{name}")
-
-
-def make_crowd(host: Path) -> None:
-    (host / "crowd").mkdir()
-    for number in range(40):
-        (host / "crowd" / str(number)).touch()
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may act for others")
 
 
 # ------------------------------------------------------------------------------- what it is made of
@@ -145,7 +103,7 @@ def make_every_type(host: Path) -> None:
     os.mkfifo(host / "fifo", 0o640)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(host / "socket"))
-    if is_root:
+    if os.geteuid() == 0:
         os.mknod(host / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     os.utime(host / "file", ns=(1_111_111_111, -2_222_222_222))
     os.link(host / "file", host / "second name")

@@ -34,7 +34,10 @@ from puffs.kernel.mount import Servable
 GROUP: Final = "puffs.filesystems"
 """The entry point group in which packages register names."""
 
-BUILT_IN: Final[Mapping[str, str]] = {"mem": "puffs.fs.mem:MemFS"}
+BUILT_IN: Final[Mapping[str, str]] = {
+    "mem": "puffs.fs.mem:MemFS",
+    "null": "puffs.fs.null:NullFS",
+}
 """What puffs brings itself, known also where its metadata is not installed."""
 
 _FORMS = "a SPEC is NAME:, package.module:Class or ./file.py:Class; `puffs --help` explains it"

@@ -22,6 +22,7 @@ from puffs.attach.fuse.mountpoint import MountError, shown
 SECONDS: Final = 5.0
 """How long `stop` waits for the watcher to end by itself, once it has been told."""
 
+_UNMOUNTED: Final = b"."
 _DEAF: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE)
 """What may end a server must not end its watcher."""
 
@@ -46,10 +47,17 @@ class Watcher:
                 os.close(pidfd)
 
     def stop(self) -> None:
-        """This process serves no more: the watcher takes away what is left, and has ended then."""
+        """This process serves no more, and has unmounted: the watcher ends without looking.
+
+        Ids and device numbers are used again at once: it might take another mount for this one.
+        """
         process = self._process
         assert process.stdin is not None
-        process.stdin.close()
+        try:
+            process.stdin.write(_UNMOUNTED)
+            process.stdin.close()
+        except BrokenPipeError:  # it has ended already
+            pass
         try:
             process.wait(SECONDS)
         except subprocess.TimeoutExpired:
@@ -113,6 +121,12 @@ def still_mounted(mount_id: int, device: tuple[int, int]) -> MountInfo | None:
     return None
 
 
+def _told() -> bool:
+    """Whether the server has said that it is over, rather than died."""
+    readable = select.select([0], [], [], 0)[0]
+    return bool(readable) and os.read(0, 1) == _UNMOUNTED
+
+
 def main(arguments: list[str]) -> int:
     """The watcher's side. Arguments: mount id, major:minor, pidfd or -1, mount point (for ps)."""
     for number in _DEAF:
@@ -124,6 +138,8 @@ def main(arguments: list[str]) -> int:
     if int(pidfd) >= 0:
         waiting.register(int(pidfd), select.POLLIN)
     waiting.poll()
+    if _told():
+        return 0
     found = still_mounted(int(mount_id), (int(major), int(minor)))
     if found is not None:
         unmount_this(found, lazy=True)
