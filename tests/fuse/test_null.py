@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -24,10 +25,15 @@ from puffs.attach.fuse.options import parse_options
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, mount, umount2
 from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
+from puffs.kernel.mount import Servable
 from tests.fs.host import NOBODY, Passed, acl, fails, file_of, in_memory, overlaid
+from tests.fuse.async_twin import async_twin
 from tests.fuse.conftest import Serve, give_back
 
 pytestmark = pytest.mark.fuse
+
+ASYNC = 0
+"""In place of a number of threads: the operations are `async def`."""
 
 MS_RDONLY = 1
 MS_REMOUNT = 32
@@ -51,12 +57,13 @@ def passed(serve: Serve, host: Path) -> Pass:
     def start(
         cache: float | str = 1.0, directory: Path = host, descriptors: int = 0, threads: int = 1
     ) -> Path:
-        def make(_: object) -> NullFS:
+        def make(_: object) -> Servable:
             if descriptors:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-            return NullFS(str(directory), cache=cache)
+            cls: Any = async_twin(NullFS) if threads == ASYNC else NullFS
+            return cast(Servable, cls(str(directory), cache=cache))
 
-        return serve(make, ["allow_other", f"threads={threads}"]).path
+        return serve(make, ["allow_other", f"threads={max(1, threads)}"]).path
 
     return start
 
@@ -170,10 +177,12 @@ def make_tree(top: Path) -> None:
 # ------------------------------------------------------------------------------------ real programs
 
 
-inline_and_threads = pytest.mark.parametrize("threads", [1, 4])
+inline_threads_and_async = pytest.mark.parametrize(
+    "threads", [1, 4, ASYNC], ids=["inline", "threads", "async"]
+)
 
 
-@inline_and_threads
+@inline_threads_and_async
 def test_git_works_on_it(passed: Pass, tmp_path: Path, threads: int) -> None:
     need("git")
     identity = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"), "somebody")
@@ -197,7 +206,7 @@ def test_git_works_on_it(passed: Pass, tmp_path: Path, threads: int) -> None:
     assert run("git", "log", "--format=%s", "main", cwd=clone).split() == list("43210")
 
 
-@inline_and_threads
+@inline_threads_and_async
 def test_rsync_there_and_back_without_a_difference(
     passed: Pass, tmp_path: Path, threads: int
 ) -> None:
@@ -369,7 +378,7 @@ def test_a_directory_lives_on_for_who_works_in_it(passed: Pass, host: Path) -> N
 # ------------------------------------------------------------------------- others at work meanwhile
 
 
-@inline_and_threads
+@inline_threads_and_async
 def test_a_walk_while_others_rename_directories(passed: Pass, host: Path, threads: int) -> None:
     for outer in range(5):
         for inner in range(5):
