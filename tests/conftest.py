@@ -1,6 +1,7 @@
 """What all tests share: when a test may mount, and that no run leaves a mount behind."""
 
 import os
+import signal
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,14 @@ CAP_SYS_ADMIN = 1 << 21  # capabilities(7)
 # A shared machine may be slow for a moment; an example that is slow once is no failure.
 hypothesis.settings.register_profile("puffs", deadline=None)
 hypothesis.settings.load_profile("puffs")
+
+# Who starts the tests in the background may have them ignore these signals, and with them every
+# program that they start (signal(7)); they are part of what is tested.
+for _number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(
+            _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        )
 
 run_directory = pytest.StashKey[Path]()
 
