@@ -66,7 +66,9 @@ class OneFileAsync(OneFile):
     """The same with `async def` operations."""
 
     async def lookup(self, dir: str, name: str, cred: puffs.Cred) -> str:  # type: ignore[override]
-        return super().lookup(dir, name, cred)
+        if dir == ROOT and name == "data":
+            return DATA
+        raise FileNotFoundError(errno.ENOENT, "no such file", name)
 
     async def getattr(self, node: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
         return self.attrs[node]
@@ -78,7 +80,10 @@ class OneFileAsync(OneFile):
         return self.content[offset : offset + size]
 
     async def write(self, node: str, offset: int, data: memoryview, file: object) -> int:  # type: ignore[override]
-        return super().write(node, offset, data, file)
+        if offset + len(data) > SIZE:
+            raise OSError(errno.EFBIG, "the file has a fixed size")
+        self.content[offset : offset + len(data)] = data
+        return len(data)
 
 
 if __name__ == "__main__":

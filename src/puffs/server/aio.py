@@ -71,28 +71,35 @@ class AsyncioStepper:
         self._idle: list[_Worker] = []
         self._busy: dict[Requester, _Worker] = {}
         self._stepped: tuple[_Worker, Coroutine[Any, Any, Any], Any]
+        self.step = self._stepping()
+        """Step a coroutine up to its end, or to where it first waits. See `Stepper`."""
 
     @property
     def waiting(self) -> int:
         """How many operations are under way."""
         return len(self._busy)
 
-    def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Step `coroutine` up to its end, or to where it first waits. See `Stepper`."""
-        idle = self._idle
-        if not idle:
-            idle.append(self._hire())
-        worker = idle[-1]
-        loop, task = self._loop, worker.task
-        _enter_task(loop, task)
-        try:
-            waiting = worker.run(coroutine.send, None)
-        except StopIteration as stop:
-            return stop.value
-        finally:
-            _leave_task(loop, task)
-        self._stepped = idle.pop(), coroutine, waiting
-        return WAITING
+    def _stepping(self) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+        """`step`, as a closure: it is called for every request."""
+        loop, idle = self._loop, self._idle
+        enter, leave, hire = _enter_task, _leave_task, self._hire
+
+        def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
+            if not idle:
+                idle.append(hire())
+            worker = idle[-1]
+            task = worker.task
+            enter(loop, task)
+            try:
+                waiting = worker.run(coroutine.send, None)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                leave(loop, task)
+            self._stepped = idle.pop(), coroutine, waiting
+            return WAITING
+
+        return step
 
     def adopt(self, who: Requester, done: Done) -> None:
         """Have a worker finish what has just been stepped. See `Stepper`."""
