@@ -8,6 +8,7 @@ family and returns them by opcode.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from puffs.attach.fuse.abi import Opcode
 from puffs.attach.fuse.channel import Channel, Handler
@@ -33,6 +34,10 @@ class Serving:
     init_flags: int
     notify: Callable[[bytes], object]
     run_calls: Callable[[], None]
+
+    def operation(self, name: str) -> Callable[..., Any]:
+        """An operation for a handler that `dispatch.build` uses only where it is implemented."""
+        return cast(Callable[..., Any], self.mount.ops.get(name))
 
 
 Handlers = dict[Opcode, Handler]

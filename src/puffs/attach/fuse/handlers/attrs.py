@@ -79,7 +79,7 @@ def _stat(serving: Serving) -> Handlers:
     mount, channel, reply = serving.mount, serving.channel, serving.reply
     buffer, cred, clock = channel.buffer, channel.cred, mount.clock
     nodes, file_of, send_attr = mount.vnodes.by_nodeid, serving.files.file, reply.attr
-    fs_getattr, fs_setattr = mount.ops["getattr"], mount.ops.get("setattr")
+    fs_getattr, fs_setattr = mount.ops["getattr"], serving.operation("setattr")
     unpack = GETATTR_IN.struct.unpack_from
 
     def getattr_(unique: int, nodeid: int, _length: int) -> None:
@@ -92,7 +92,7 @@ def _stat(serving: Serving) -> Handlers:
         changes, fh = changes_of(buffer, clock())
         vnode = nodes[nodeid]
         file = None if fh is None else file_of[fh]
-        attr = yield fs_setattr(vnode.cookie, changes, file, cred())  # type: ignore[misc]
+        attr = yield fs_setattr(vnode.cookie, changes, file, cred())
         if attr is None:
             attr = fs_getattr(vnode.cookie, file)
         else:
@@ -145,16 +145,16 @@ def statx_reply(attr: Attr, ino: int, ttl: float) -> bytes:
 def _links_and_access(serving: Serving) -> Handlers:
     mount, channel, ok = serving.mount, serving.channel, serving.reply.ok
     buffer, nodes = channel.buffer, mount.vnodes.by_nodeid
-    fs_readlink, fs_access = mount.ops.get("readlink"), mount.ops.get("access")
+    fs_readlink, fs_access = serving.operation("readlink"), serving.operation("access")
 
     def readlink(unique: int, nodeid: int, _length: int) -> Steps:
         cookie = nodes[nodeid].cookie
-        target = yield fs_readlink(cookie)  # type: ignore[misc]
+        target = yield fs_readlink(cookie)
         channel.send(unique, police.target(target, cookie))
 
     def access(unique: int, nodeid: int, _length: int) -> None:
         mask, _ = ACCESS_IN.struct.unpack_from(buffer, BODY)
-        ok(fs_access(nodes[nodeid].cookie, mask, channel.cred()), unique)  # type: ignore[misc]
+        ok(fs_access(nodes[nodeid].cookie, mask, channel.cred()), unique)
 
     return {Opcode.READLINK: serving.flow.steps(readlink), Opcode.ACCESS: access}
 
@@ -162,9 +162,8 @@ def _links_and_access(serving: Serving) -> Handlers:
 def _xattrs(serving: Serving) -> Handlers:
     mount, channel, ok = serving.mount, serving.channel, serving.reply.ok
     buffer, view, nodes = channel.buffer, channel.view, mount.vnodes.by_nodeid
-    ops = mount.ops
-    fs_get, fs_set = ops.get("getxattr"), ops.get("setxattr")
-    fs_list, fs_remove = ops.get("listxattr"), ops.get("removexattr")
+    fs_get, fs_set = serving.operation("getxattr"), serving.operation("setxattr")
+    fs_list, fs_remove = serving.operation("listxattr"), serving.operation("removexattr")
     set_in = SETXATTR_IN if serving.init_flags & FUSE_SETXATTR_EXT else COMPAT_SETXATTR_IN
 
     def send_sized(value: bytes, unique: int, room: int) -> None:
@@ -179,23 +178,23 @@ def _xattrs(serving: Serving) -> Handlers:
         room, _ = GETXATTR_IN.struct.unpack_from(buffer, BODY)
         name = os.fsdecode(bytes(view[BODY + GETXATTR_IN.size : length - 1]))
         cookie = nodes[nodeid].cookie
-        value = yield fs_get(cookie, name)  # type: ignore[misc]
+        value = yield fs_get(cookie, name)
         send_sized(police.xattr(value, cookie, "getxattr"), unique, room)
 
     def listxattr(unique: int, nodeid: int, _length: int) -> Steps:
         room, _ = GETXATTR_IN.struct.unpack_from(buffer, BODY)
         cookie = nodes[nodeid].cookie
-        names = yield fs_list(cookie)  # type: ignore[misc]
+        names = yield fs_list(cookie)
         send_sized(police.xattr_names(names, cookie), unique, room)
 
     def setxattr(unique: int, nodeid: int, length: int) -> None:
         size, flags, *_ = set_in.struct.unpack_from(buffer, BODY)
         name, _, value = bytes(view[BODY + set_in.size : length]).partition(b"\0")
-        ok(fs_set(nodes[nodeid].cookie, os.fsdecode(name), value[:size], flags), unique)  # type: ignore[misc]
+        ok(fs_set(nodes[nodeid].cookie, os.fsdecode(name), value[:size], flags), unique)
 
     def removexattr(unique: int, nodeid: int, length: int) -> None:
         name = os.fsdecode(bytes(view[BODY : length - 1]))
-        ok(fs_remove(nodes[nodeid].cookie, name), unique)  # type: ignore[misc]
+        ok(fs_remove(nodes[nodeid].cookie, name), unique)
 
     steps = serving.flow.steps
     return {

@@ -78,7 +78,7 @@ def _devices(serving: Serving) -> Handlers:
         mount.vnodes.by_nodeid,
         serving.notify,
     )
-    fs_ioctl, fs_poll = mount.ops.get("ioctl"), mount.ops.get("poll")
+    fs_ioctl, fs_poll = serving.operation("ioctl"), serving.operation("poll")
 
     def ioctl(unique: int, nodeid: int, _length: int) -> Steps:
         fh, flags, command, _, in_size, out_size = IOCTL_IN.struct.unpack_from(buffer, BODY)
@@ -86,7 +86,7 @@ def _devices(serving: Serving) -> Handlers:
         file = files.directory[fh].file if flags & FUSE_IOCTL_DIR else file_of[fh]
         start = BODY + IOCTL_IN.size
         data = bytes(view[start : start + in_size])
-        reply = fs_ioctl(cookie, command, data, out_size, file, channel.cred())  # type: ignore[misc]
+        reply = fs_ioctl(cookie, command, data, out_size, file, channel.cred())
         result, answer = _ioctl_reply((yield reply))
         if len(answer) > out_size:
             raise ProtocolFault(
@@ -97,7 +97,7 @@ def _devices(serving: Serving) -> Handlers:
     def poll(unique: int, nodeid: int, _length: int) -> Steps:
         fh, kh, flags, events = POLL_IN.struct.unpack_from(buffer, BODY)
         wake = (lambda: notify(notify_poll(kh))) if flags & FUSE_POLL_SCHEDULE_NOTIFY else None
-        revents = yield fs_poll(nodes[nodeid].cookie, events, file_of[fh], wake)  # type: ignore[misc]
+        revents = yield fs_poll(nodes[nodeid].cookie, events, file_of[fh], wake)
         channel.send(unique, POLL_OUT.struct.pack(revents, 0))
 
     steps = serving.flow.steps

@@ -49,9 +49,8 @@ def _opens(serving: Serving) -> Handlers:
     buffer, cred, steps = channel.buffer, channel.cred, serving.flow.steps
     nodes, file_of, ok, opened = mount.vnodes.by_nodeid, files.file, reply.ok, reply.opened
     ops = mount.ops
-    fs_open, fs_close, fs_flush, fs_fsync = (
-        ops.get(name) for name in ("open", "close", "flush", "fsync")
-    )
+    fs_open, fs_close, fs_flush = (ops.get(name) for name in ("open", "close", "flush"))
+    fs_fsync = serving.operation("fsync")
     writable = mount.read_only or "write" in ops  # a read-only mount sends no opens for writing
     unlock = unlocker(mount)
 
@@ -91,7 +90,7 @@ def _opens(serving: Serving) -> Handlers:
     def fsync(unique: int, nodeid: int, _length: int) -> None:
         fh, flags, _ = FSYNC_IN.struct.unpack_from(buffer, BODY)
         datasync = bool(flags & FUSE_FSYNC_FDATASYNC)
-        ok(fs_fsync(nodes[nodeid].cookie, datasync, file_of[fh]), unique)  # type: ignore[misc]
+        ok(fs_fsync(nodes[nodeid].cookie, datasync, file_of[fh]), unique)
 
     return {
         Opcode.OPEN: open_,
@@ -106,7 +105,7 @@ def _data(serving: Serving) -> Handlers:
     buffer, view = channel.buffer, channel.view
     nodes, file_of = mount.vnodes.by_nodeid, serving.files.file
     send_data, send_written = reply.data, reply.written
-    fs_read, fs_write = mount.ops.get("read"), mount.ops.get("write")
+    fs_read, fs_write = serving.operation("read"), serving.operation("write")
     # Only the members that are used: fh, offset, size. Both structs begin with them.
     unpack = Struct("=QQI").unpack_from
     payload = BODY + WRITE_IN.size
@@ -115,7 +114,7 @@ def _data(serving: Serving) -> Handlers:
     def read(unique: int, nodeid: int, _length: int) -> None:
         fh, offset, size = unpack(buffer, BODY)
         cookie = nodes[nodeid].cookie
-        send_data(fs_read(cookie, offset, size, file_of[fh]), unique, size, cookie)  # type: ignore[misc]
+        send_data(fs_read(cookie, offset, size, file_of[fh]), unique, size, cookie)
 
     def write(unique: int, nodeid: int, _length: int) -> None:
         fh, offset, size = unpack(buffer, BODY)
@@ -124,7 +123,7 @@ def _data(serving: Serving) -> Handlers:
         lent = view[payload : payload + size]
         data = memoryview(PickleBuffer(lent))
         try:
-            send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)  # type: ignore[misc]
+            send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)
         finally:
             # A view that the file server has kept is dead from here on: using it raises. What was
             # made of it lives, and goes on showing this buffer.
@@ -139,7 +138,7 @@ def _data(serving: Serving) -> Handlers:
         fh, offset, size = unpack(buffer, BODY)
         cookie = nodes[nodeid].cookie
         data = memoryview(bytes(view[payload : payload + size]))
-        send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)  # type: ignore[misc]
+        send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)
 
     return {Opcode.READ: read, Opcode.WRITE: write_later if serving.flow.asynchronous else write}
 
@@ -153,18 +152,18 @@ def _ranges(serving: Serving) -> Handlers:
         serving.reply.ok,
         serving.reply.written,
     )
-    fs_seek, fs_fallocate = mount.ops.get("seek"), mount.ops.get("fallocate")
-    fs_copy = mount.ops.get("copy_file_range")
+    fs_seek, fs_fallocate = serving.operation("seek"), serving.operation("fallocate")
+    fs_copy = serving.operation("copy_file_range")
 
     def lseek(unique: int, nodeid: int, _length: int) -> Steps:
         fh, offset, whence, _ = LSEEK_IN.struct.unpack_from(buffer, BODY)
         cookie = nodes[nodeid].cookie
-        where = yield fs_seek(cookie, offset, whence, file_of[fh])  # type: ignore[misc]
+        where = yield fs_seek(cookie, offset, whence, file_of[fh])
         channel.send(unique, LSEEK_OUT.struct.pack(police.position(where, cookie)))
 
     def fallocate(unique: int, nodeid: int, _length: int) -> None:
         fh, offset, size, mode, _ = FALLOCATE_IN.struct.unpack_from(buffer, BODY)
-        ok(fs_fallocate(nodes[nodeid].cookie, mode, offset, size, file_of[fh]), unique)  # type: ignore[misc]
+        ok(fs_fallocate(nodes[nodeid].cookie, mode, offset, size, file_of[fh]), unique)
 
     def copied() -> tuple[Any, int, Cookie]:
         """What the operation returns, how much was asked for, and where it goes."""
@@ -172,7 +171,7 @@ def _ranges(serving: Serving) -> Handlers:
         fh, offset, to_id, to_fh, to_offset, size, flags = fields
         node, to = nodes[channel.header[3]].cookie, nodes[to_id].cookie
         file, to_file = file_of[fh], file_of[to_fh]
-        return fs_copy(node, offset, file, to, to_offset, to_file, size, flags), size, to  # type: ignore[misc]
+        return fs_copy(node, offset, file, to, to_offset, to_file, size, flags), size, to
 
     def copy_file_range(unique: int, _nodeid: int, _length: int) -> Steps:
         reply, size, to = copied()

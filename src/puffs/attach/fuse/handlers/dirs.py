@@ -43,7 +43,7 @@ def _opens(serving: Serving) -> Handlers:
     mount, channel, files, ok = serving.mount, serving.channel, serving.files, serving.reply.ok
     buffer, nodes = channel.buffer, mount.vnodes.by_nodeid
     fs_readdir, fs_opendir = mount.ops["readdir"], mount.ops.get("opendir")
-    fs_closedir, fs_fsyncdir = mount.ops.get("closedir"), mount.ops.get("fsyncdir")
+    fs_closedir, fs_fsyncdir = mount.ops.get("closedir"), serving.operation("fsyncdir")
 
     def opendir(unique: int, nodeid: int, _length: int) -> Steps:
         vnode = nodes[nodeid]
@@ -71,7 +71,7 @@ def _opens(serving: Serving) -> Handlers:
     def fsyncdir(unique: int, nodeid: int, _length: int) -> None:
         fh, flags, _ = FSYNC_IN.struct.unpack_from(buffer, BODY)
         datasync = bool(flags & FUSE_FSYNC_FDATASYNC)
-        ok(fs_fsyncdir(nodes[nodeid].cookie, datasync, files.directory[fh].file), unique)  # type: ignore[misc]
+        ok(fs_fsyncdir(nodes[nodeid].cookie, datasync, files.directory[fh].file), unique)
 
     # OPENDIR keeps what readdir yields, so it is answered here even for servers without `opendir`.
     steps = serving.flow.steps

@@ -87,28 +87,28 @@ def _making(serving: Serving) -> Handlers:
     buffer, view = channel.buffer, channel.view
     nodes, new_attr, cred_of = mount.vnodes.by_nodeid, mount.new_attr, channel.cred_with_umask
     made = serving.reply.made
-    fs_mknod, fs_mkdir, fs_symlink = (mount.ops.get(name) for name in ("mknod", "mkdir", "symlink"))
+    fs_mknod, fs_mkdir, fs_symlink = map(serving.operation, ("mknod", "mkdir", "symlink"))
 
     def mknod(unique: int, nodeid: int, length: int) -> None:
         mode, rdev, umask, _ = MKNOD_IN.struct.unpack_from(buffer, BODY)
         parent, cred = nodes[nodeid], cred_of(umask)
         name = one_name(view[BODY + MKNOD_IN.size : length])
         attr = new_attr(mode, cred, rdev)
-        made(fs_mknod(parent.cookie, name, attr, cred), unique, parent, name, "mknod")  # type: ignore[misc]
+        made(fs_mknod(parent.cookie, name, attr, cred), unique, parent, name, "mknod")
 
     def mkdir(unique: int, nodeid: int, length: int) -> None:
         mode, umask = MKDIR_IN.struct.unpack_from(buffer, BODY)
         parent, cred = nodes[nodeid], cred_of(umask)
         name = one_name(view[BODY + MKDIR_IN.size : length])
         attr = new_attr(S_IFDIR | S_IMODE(mode), cred)
-        made(fs_mkdir(parent.cookie, name, attr, cred), unique, parent, name, "mkdir")  # type: ignore[misc]
+        made(fs_mkdir(parent.cookie, name, attr, cred), unique, parent, name, "mkdir")
 
     def symlink(unique: int, nodeid: int, length: int) -> None:
         parent, cred = nodes[nodeid], cred_of(0)
         name, target = split_names(bytes(view[BODY:length]), 2)
         attr = new_attr(S_IFLNK | 0o777, cred)
         attr.size = len(os.fsencode(target))
-        reply = fs_symlink(parent.cookie, name, target, attr, cred)  # type: ignore[misc]
+        reply = fs_symlink(parent.cookie, name, target, attr, cred)
         made(reply, unique, parent, name, "symlink")
 
     return {Opcode.MKNOD: mknod, Opcode.MKDIR: mkdir, Opcode.SYMLINK: symlink}
@@ -118,7 +118,8 @@ def _making_open(serving: Serving) -> Handlers:
     mount, channel, reply = serving.mount, serving.channel, serving.reply
     buffer, view, steps = channel.buffer, channel.view, serving.flow.steps
     vnodes, new_attr, cred_of = mount.vnodes, mount.new_attr, channel.cred_with_umask
-    fs_create, fs_tmpfile, fs_open = (mount.ops.get(name) for name in ("create", "tmpfile", "open"))
+    fs_create, fs_tmpfile = serving.operation("create"), serving.operation("tmpfile")
+    fs_open = mount.ops.get("open")
     fs_getattr = mount.ops["getattr"]
 
     def entered(
@@ -146,7 +147,7 @@ def _making_open(serving: Serving) -> Handlers:
         name = one_name(view[BODY + CREATE_IN.size : length])
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
         flags &= ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY)
-        made = yield fs_create(parent.cookie, name, attr, flags, cred)  # type: ignore[misc]
+        made = yield fs_create(parent.cookie, name, attr, flags, cred)
         yield from entered(made, unique, parent, name, flags, cred, "create")
 
     def tmpfile(unique: int, nodeid: int, _length: int) -> Steps:
@@ -155,7 +156,7 @@ def _making_open(serving: Serving) -> Handlers:
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
         attr.nlink = 0
         flags &= ~(os.O_TMPFILE & ~os.O_DIRECTORY)
-        made = yield fs_tmpfile(parent.cookie, attr, flags, cred)  # type: ignore[misc]
+        made = yield fs_tmpfile(parent.cookie, attr, flags, cred)
         yield from entered(made, unique, parent, "", flags, cred, "tmpfile")
 
     return {Opcode.CREATE: steps(create), Opcode.TMPFILE: steps(tmpfile)}
@@ -165,22 +166,22 @@ def _moving(serving: Serving) -> Handlers:
     mount, channel = serving.mount, serving.channel
     buffer, view, cred = channel.buffer, channel.view, channel.cred
     nodes, ok, itself = mount.vnodes.by_nodeid, serving.reply.ok, serving.reply.itself
-    fs_remove, fs_rmdir, fs_rename = (mount.ops.get(name) for name in ("remove", "rmdir", "rename"))
-    fs_link, fs_getattr = mount.ops.get("link"), mount.ops["getattr"]
+    fs_remove, fs_rmdir, fs_rename = map(serving.operation, ("remove", "rmdir", "rename"))
+    fs_link, fs_getattr = serving.operation("link"), mount.ops["getattr"]
 
     def unlink(unique: int, nodeid: int, length: int) -> None:
         name = str(view[BODY : length - 1], "utf-8", "surrogateescape")
-        ok(fs_remove(nodes[nodeid].cookie, name, cred()), unique)  # type: ignore[misc]
+        ok(fs_remove(nodes[nodeid].cookie, name, cred()), unique)
 
     def rmdir(unique: int, nodeid: int, length: int) -> None:
         name = str(view[BODY : length - 1], "utf-8", "surrogateescape")
-        ok(fs_rmdir(nodes[nodeid].cookie, name, cred()), unique)  # type: ignore[misc]
+        ok(fs_rmdir(nodes[nodeid].cookie, name, cred()), unique)
 
     def link(unique: int, nodeid: int, length: int) -> Steps:
         (oldnodeid,) = LINK_IN.struct.unpack_from(buffer, BODY)
         node, parent = nodes[oldnodeid], nodes[nodeid]
         name = one_name(view[BODY + LINK_IN.size : length])
-        entry = yield fs_link(node.cookie, parent.cookie, name, cred())  # type: ignore[misc]
+        entry = yield fs_link(node.cookie, parent.cookie, name, cred())
         attr = entry.attr if isinstance(entry, Entry) else None
         itself(fs_getattr(node.cookie, None) if attr is None else attr, unique, node)
 
@@ -189,7 +190,7 @@ def _moving(serving: Serving) -> Handlers:
     ) -> None:
         name, newname = split_names(bytes(view[body:length]), 2)
         old, new = nodes[nodeid].cookie, nodes[newdir].cookie
-        ok(fs_rename(old, name, new, newname, flags, cred()), unique)  # type: ignore[misc]
+        ok(fs_rename(old, name, new, newname, flags, cred()), unique)
 
     def rename(unique: int, nodeid: int, length: int) -> None:
         (newdir,) = RENAME_IN.struct.unpack_from(buffer, BODY)
