@@ -11,6 +11,7 @@ import pytest
 
 import puffs
 from puffs.kernel.args import MountArgs
+from puffs.kernel.flush import HostCache, NothingCached
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnops import Vnops
 from puffs.server.operations import Operations
@@ -199,6 +200,7 @@ class FakeHost:
 
     def __init__(self, mount: Mount) -> None:
         self.mount = mount
+        self.cache: HostCache = NothingCached()
         self.in_use = False
         self.flush_fails: OSError | None = None
         self.log: list[tuple[str, *tuple[object, ...]]] = []

@@ -16,7 +16,8 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, Typ
 
 from puffs.kernel import police
 from puffs.kernel.directory import OpenDirectory
-from puffs.kernel.mount import Mount, Status
+from puffs.kernel.mount import Attachment, Mount, Status
+from puffs.kernel.sharing import shared
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred, Requester, requester
@@ -70,7 +71,8 @@ def _vop(
     """Run an operation for its caller.
 
     `puffs.caller()` tells him inside, and whatever goes wrong reaches him as an `OSError` with the
-    errno that `Mount.errno_of` decides, the original exception being its cause.
+    errno that `Mount.errno_of` decides, the original exception being its cause. What it changes,
+    the other hosts of the mount are told (`sharing`).
     """
     name = step.__name__
     any_time = name in _ANY_TIME
@@ -88,7 +90,7 @@ def _vop(
         finally:
             requester.reset(token)
 
-    return run
+    return shared(run)
 
 
 Then = Callable[[Any], Any] | None
@@ -112,22 +114,25 @@ class Vnops:
     """The operations on the vnodes of `mount`, asked for by `cred`.
 
     `reach` brings the calls to where the file server's operations run; None: that is the thread
-    that asks. Every operation raises `OSError`.
+    that asks. `host` is the attachment that they are for: it is not told of its own changes. Every
+    operation raises `OSError`.
 
     What returns `Found` has counted its vnode, and the caller gives that back by `forget`. An
     `OpenFile` or `OpenDir` keeps its vnode alive by itself, until `close` or `closedir`.
     """
 
-    __slots__ = ("_cred", "_ops", "_vnodes", "mount", "reach")
+    __slots__ = ("_cred", "_ops", "_vnodes", "host", "mount", "reach")
 
     def __init__(
         self,
         mount: Mount,
         cred: Cred,
         reach: Reach | None = None,
+        host: Attachment | None = None,
     ) -> None:
         self.mount = mount
         self.reach = reach
+        self.host = host
         self._cred = cred
         self._ops = mount.ops
         self._vnodes = mount.vnodes
@@ -138,7 +143,17 @@ class Vnops:
 
     def by(self, cred: Cred) -> "Vnops":
         """The same operations, asked for by another caller."""
-        return Vnops(self.mount, cred, self.reach)
+        return Vnops(self.mount, cred, self.reach, self.host)
+
+    def at_once(self, function: Callable[[], R]) -> R:
+        """Call `function`, which asks for several operations, so that no other comes in between.
+
+        That can be had where one thread runs all operations and all are `def`.
+        """
+        if self.reach is None or self.mount.server.asynchronous:
+            return function()
+        done: R = self.reach(self, function, (), None)
+        return done
 
     # --------------------------------------------------------------------------------------- names
 
@@ -487,13 +502,12 @@ class Vnops:
 
     def _adopt(self, cookie: Cookie, new: bool = False) -> Vnode:
         """The vnode of a cookie, counted. May ask for its `fileid`."""
-        adopt = self._vnodes.adopt
-        vnode: Vnode = self._do(partial(adopt, new=True) if new else adopt, cookie)
+        vnode: Vnode = self._do(partial(self._vnodes.adopt, new=new, held=True), cookie)
         return vnode
 
     def _forget(self, vnode: Vnode, lookups: int = 1) -> None:
         """May `reclaim`."""
-        self._do(self._vnodes.forget, vnode.nodeid, lookups)
+        self._do(self._vnodes.release, vnode, lookups)
 
     def _fire(self, name: str, *args: Any) -> None:
         """Call an operation whose failure reaches nobody; what is no `OSError` is logged."""
@@ -557,6 +571,7 @@ async def _collected(listing: AsyncIterable[DirEntry | str]) -> list[DirEntry | 
 def _shown(attr: Attr, vnode: Vnode) -> Attr:
     """A copy: the file server may keep the original and change it in place."""
     shown = attr.copy()
+    vnode.type = vnode.type or shown.type
     if shown.ino:
         vnode.ino = shown.ino
     else:

@@ -23,14 +23,13 @@ from puffs.attach.fuse.abi import (
     IN_HEADER,
     KERNEL_VERSION,
     Opcode,
-    notify_inval_entry,
-    notify_inval_inode,
 )
+from puffs.attach.fuse.cache import KernelCache
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Request
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_major
 from puffs.attach.fuse.mountinfo import find_mount
-from puffs.attach.fuse.notify import Notice, Notifier
+from puffs.attach.fuse.notify import Notifier
 from puffs.attach.fuse.reader import AGAIN, END, Observer, Reader, Stop
 from puffs.kernel.mount import Mount
 from puffs.server.cred import requester
@@ -40,6 +39,8 @@ logger = logging.getLogger("puffs")
 
 T = TypeVar("T")
 
+_NOTIFY_SECONDS = 1.0
+"""How long, at the end, the kernel may take for what it is told."""
 _UNMOUNT_MS = 250
 """How long an unmount takes, once the name is gone from the tree."""
 
@@ -76,6 +77,8 @@ class Session:
         self._on_table = on_table
         self._files = OpenFiles(mount)
         self._notifier = Notifier(fd)
+        self.cache = KernelCache(mount, self._notifier.send)
+        """What the kernel has cached (`puffs.kernel.flush.HostCache`)."""
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._over = False
@@ -121,6 +124,7 @@ class Session:
                 channel.send(unique, later)
             else:
                 self._negotiated = negotiate(body, self.mount, self._max_write)
+                self.cache.minor = self._negotiated.minor
                 self.mount.start()  # before the reply: from then on the kernel may ask
                 channel.send(unique, self._negotiated.reply())
                 return True
@@ -150,7 +154,8 @@ class Session:
         return Reader(self.mount, fd, *args, **kwargs)
 
     def ready(self) -> None:
-        """The mount can be used: tell whoever waits for that."""
+        """The mount can be used: tell the file server, and whoever waits for that."""
+        self.mount.tell("mounted", self.mount)
         self._on_ready()
 
     def serving_here(self) -> None:
@@ -219,7 +224,7 @@ class Session:
         """Close the connection, and take back what the kernel had open."""
         with self._lock:
             self._over = True
-        self._notifier.close()
+        self._end_notifications()
         os.close(self._fd)
         self._clear_away()
         while self._calls:
@@ -228,6 +233,22 @@ class Session:
             except Stop:
                 continue
         self._files.close_all()
+        if self.mount.shared:
+            self.mount.vnodes.forget_told()
+
+    def _end_notifications(self) -> None:
+        """The kernel may take one only when a request has been answered that nobody will answer any
+        more: it then has to be told that the connection is over.
+        """
+        self._notifier.close()
+        if self._notifier.ended(_NOTIFY_SECONDS) or self.device is None:
+            return
+        try:
+            mounting.abort_connection(self.device[1])
+        except OSError as exc:
+            logger.error("%s", exc)
+        else:
+            self._notifier.ended(_NOTIFY_SECONDS)
 
     def _clear_away(self) -> None:
         """Leave no dead mount behind. Whoever has unmounted it may have mounted something else."""
@@ -420,20 +441,6 @@ class Session:
     def _run_calls(self) -> None:
         while self._calls:
             self._calls.popleft()()
-
-    # -------------------------------------------------------------------------------- notifications
-
-    def invalidate_name(self, parent: int, name: str) -> Notice:
-        """The kernel forgets what `name` in the directory with node id `parent` leads to, and that
-        it leads nowhere.
-        """
-        return self._notifier.send(notify_inval_entry(parent, os.fsencode(name)))
-
-    def invalidate_pages(self, nodeid: int, start: int, length: int) -> Notice:
-        """The kernel writes, then drops, cached data from `start` on (`length` 0: to the end), and
-        the attributes.
-        """
-        return self._notifier.send(notify_inval_inode(nodeid, start, length))
 
 
 def _stop() -> None:

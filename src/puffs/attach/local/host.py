@@ -11,6 +11,7 @@ from inspect import iscoroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from puffs.kernel.flush import HostCache, NothingCached
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnops import OpenDir, OpenFile, Then, Vnops
 from puffs.server.cred import Cred, Requester, requester
@@ -37,7 +38,9 @@ class LocalHost:
 
     def __init__(self, mount: Mount, cred: Cred, owner: bool) -> None:
         self.mount = mount
-        self.vnops = Vnops(mount, cred, None if owner else self._reach)
+        self.vnops = Vnops(mount, cred, None if owner else self._reach, self)
+        self.cache: HostCache = NothingCached()
+        """What is cached on this side."""
         self.handles: set[OpenFile | OpenDir] = set()
         """What the file server must be given back."""
         self.append = threading.RLock()
@@ -53,6 +56,7 @@ class LocalHost:
         mount.attach(self)
         if owner:
             mount.start()
+            mount.tell("mounted", mount)
 
     # ------------------------------------------------------------------------------------ the gate
 
