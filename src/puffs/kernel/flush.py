@@ -135,8 +135,11 @@ _RULES: Final[dict[int, _Rule]] = {
 
 
 def _pages(request: FlushRequest) -> tuple[int, int]:
-    """The range of whole pages: truncated down, rounded up."""
-    start, end = request.start, request.end
+    return whole_pages(request.start, request.end)
+
+
+def whole_pages(start: int, end: int) -> tuple[int, int]:
+    """A range of bytes as one of pages: truncated down, rounded up."""
     return start - start % PAGE_SIZE, end + -end % PAGE_SIZE
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
-from puffs.kernel.flush import HostCache
+from puffs.kernel.flush import HostCache, whole_pages
 from puffs.kernel.notice import Notice
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import Changes
@@ -33,7 +33,7 @@ _OFFSET_END: Final = 1 << 63
 
 Names = tuple[tuple[Vnode, str], ...]
 Pages = tuple[Vnode, int, int]
-"""Contents of a file, from one offset to another; 0 is its end."""
+"""Contents of a file, from one offset to another, whole pages; 0 is its end."""
 
 
 class Effect(NamedTuple):
@@ -55,7 +55,7 @@ def _range(vnode: Vnode, offset: int, length: int) -> tuple[Pages]:
     end = offset + length
     if offset < 0 or end <= offset or end >= _OFFSET_END:  # will be refused, or does nothing
         return ((vnode, 0, 0),)
-    return ((vnode, offset, end),)
+    return ((vnode, *whole_pages(offset, end)),)
 
 
 def _makes(dir: Vnode, name: str, *_: object, **__: object) -> Effect:
@@ -96,7 +96,7 @@ def _copy(file: "OpenFile", offset: int, to: "OpenFile", to_offset: int, size: i
 def _setattr(vnode: Vnode, changes: Changes, file: "OpenFile | None" = None) -> Effect:
     if changes.size is None:
         return Effect(nodes=(vnode,))
-    return Effect(pages=((vnode, max(changes.size, 0), 0),), first=((vnode, 0, 0),))
+    return Effect(pages=((vnode, *whole_pages(changes.size, 0)),), first=((vnode, 0, 0),))
 
 
 def _xattr(vnode: Vnode, *_: object, **__: object) -> Effect:
