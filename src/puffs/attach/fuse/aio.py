@@ -48,14 +48,19 @@ class _Server:
     async def serve(self) -> None:
         session, mount = self._session, self._session.mount
         mount.finish = partial(aside, self._stepper)
+        mounted: asyncio.Task[None] | None = None
         try:
             if await asyncio.to_thread(session.start):
                 session.serving_here()
                 self._reader = session.reader(stepper=self._stepper)
                 self._watch()
+                # No operation that a host waits for: it may go on for as long as the mount lives.
+                mounted = asyncio.create_task(mount.tell_and_wait("mounted", mount))
                 session.ready()
                 await self._ended
         finally:
+            if mounted is not None:
+                mounted.cancel()
             self._loop.remove_reader(session.fileno())
             if isinstance(self._loop, ServingLoop):
                 self._loop.serve_inline(None)

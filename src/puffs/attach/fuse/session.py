@@ -105,8 +105,7 @@ class Session:
             ]
             for thread in others:
                 thread.start()
-            self.ready()
-            self._serve(self.reader())
+            self._serve(self.reader(), self._begin)
             for thread in others:
                 thread.join()
         finally:
@@ -154,9 +153,12 @@ class Session:
         return Reader(self.mount, fd, *args, **kwargs)
 
     def ready(self) -> None:
-        """The mount can be used: tell the file server, and whoever waits for that."""
-        self.mount.tell("mounted", self.mount)
+        """The mount can be used: tell whoever waits for that."""
         self._on_ready()
+
+    def _begin(self) -> None:
+        self.mount.tell("mounted", self.mount)
+        self.ready()
 
     def serving_here(self) -> None:
         """The operations run on this thread: what would wait for them must not be done here."""
@@ -176,11 +178,12 @@ class Session:
             if fd is not None:
                 os.close(fd)
 
-    def _serve(self, reader: Reader) -> None:
+    def _serve(self, reader: Reader, first: Callable[[], None] = lambda: None) -> None:
         thread = threading.get_ident()
         self._threads.add(thread)
         token = requester.set(reader.channel)
         try:
+            first()
             reader.serve()
         except Stop:
             pass
