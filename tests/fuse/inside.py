@@ -1,6 +1,7 @@
 """What the process of a file server does for a test, which looks at the mount from outside."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -23,14 +24,22 @@ class Calls:
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any, **kwargs: Any) -> Any:
-            self._connection.send((self._target, name, args, kwargs))
-            assert self._connection.poll(PATIENCE), f"{self._target}.{name} does not return"
-            result, error = self._connection.recv()
-            if error is not None:
-                raise error
-            return result
+            self.begin(name, *args, **kwargs)
+            return self.end()
 
         return call
+
+    def begin(self, method: "str | Callable[..., Any]", *args: Any, **kwargs: Any) -> None:
+        """Have a method called, or a function with the object as its first argument."""
+        self._connection.send((self._target, method, args, kwargs))
+
+    def end(self, seconds: float = PATIENCE) -> Any:
+        """What has been begun has the result."""
+        assert self._connection.poll(seconds), "it does not return"
+        result, error = self._connection.recv()
+        if error is not None:
+            raise error
+        return result
 
 
 class Inside:
@@ -52,11 +61,15 @@ class Inside:
     def _obey(self, mount: Mount) -> None:
         targets: dict[str, Any] = {"mount": mount, "server": mount.server}
         while True:
-            target, name, args, kwargs = self._theirs.recv()
-            if target not in targets:  # it is attached when it is first used
-                targets[target] = puffs.local(mount)
+            target, method, args, kwargs = self._theirs.recv()
             try:
-                result = getattr(targets[target], name)(*args, **kwargs)
+                if target not in targets:  # it is attached when it is first used
+                    targets[target] = puffs.local(mount)
+                what = targets[target]
+                if callable(method):
+                    result = method(what, *args, **kwargs)
+                else:
+                    result = getattr(what, method)(*args, **kwargs)
                 if isinstance(result, Future):
                     result = result.result(PATIENCE)
             except Exception as exc:
