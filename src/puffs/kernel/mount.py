@@ -177,6 +177,7 @@ class Mount(Flushing):
             if self.status is Status.DYING:
                 raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
             self._attachments.append(attachment)
+            self.vnodes.shared = self.shared
 
     @property
     def shared(self) -> bool:

@@ -105,6 +105,9 @@ class VnodeTable:
         reclaim: Callable[[Cookie], None] | None = None,
     ) -> None:
         self.by_nodeid = NodeIds()
+        self.shared = False
+        """Several hosts use the mount: one may find a new file before it is entered for the one
+        that has made it."""
         self._by_cookie: dict[Cookie, Vnode] = {}
         self._lock = threading.Lock()
         self._generation = generation
@@ -142,8 +145,8 @@ class VnodeTable:
         `parent` and `name` say where it was found, if it was by name.
 
         With `new` the cookie belongs to a file that was just made: one that is in use already is a
-        fault of the file server (statement N4; 2.7, MAKENODE). With `held` it is this process that
-        knows it, and gives it back by `release`.
+        fault of the file server (statement N4; 2.7, MAKENODE), unless the mount is `shared`. With
+        `held` it is this process that knows it, and gives it back by `release`.
         """
         vnode = self._by_cookie.get(cookie)
         made = self._make(cookie) if vnode is None else None
@@ -159,7 +162,7 @@ class VnodeTable:
                     while vnode.nodeid in self.by_nodeid:
                         vnode.nodeid = next(self._own_ids)
                 self._by_cookie[cookie] = self.by_nodeid[vnode.nodeid] = vnode
-            elif new:
+            elif new and not self.shared:
                 raise ProtocolFault(
                     "MAKENODE", f"the cookie {cookie!r} of a new file is in use", EEXIST, cookie
                 )

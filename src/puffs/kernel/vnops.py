@@ -21,7 +21,7 @@ from puffs.kernel.sharing import shared
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred, Requester, requester
-from puffs.server.types import Buffer, Cookie, DirEntry, Open
+from puffs.server.types import Buffer, DirEntry, Open
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -161,9 +161,9 @@ class Vnops:
     def lookup(self, dir: Vnode, name: str) -> Found:
         """What `name` in `dir` leads to. "." is answered here; ".." is the host's (N1)."""
         if name == ".":
-            return self._with_attr(self._adopt(dir.cookie), None)
-        reply = self._ask("lookup", dir.cookie, _name(name), self._cred)
-        return self._found(reply, dir, "lookup")
+            adopt = partial(self._vnodes.adopt, dir.cookie, held=True)
+            return self._with_attr(self._do(adopt), None)
+        return self._found("lookup", dir, _name(name), self._cred)
 
     @_vop
     def forget(self, vnode: Vnode, lookups: int = 1) -> None:
@@ -183,11 +183,13 @@ class Vnops:
             except BaseException:
                 self._forget(found.vnode)
                 raise
-        attr = self._new(S_IFREG, mode)
-        reply = self._ask("create", dir.cookie, _name(name), attr, flags, self._cred)
-        node, opened, is_open = police.created(reply)
-        cookie, known, _ = police.node(node, dir, "create")
-        vnode = self._adopt(cookie, new=True)
+
+        def enter(reply: object) -> tuple[Vnode, Attr | None, object, bool]:
+            node, opened, is_open = police.created(reply)
+            return *self._enter("create", dir, node, new=True), opened, is_open
+
+        args = dir.cookie, _name(name), self._new(S_IFREG, mode), flags, self._cred
+        vnode, known, opened, is_open = self._do(self._op("create"), *args, then=enter)
         try:
             if not is_open:
                 opened = self._ask_open(vnode, flags)
@@ -222,8 +224,7 @@ class Vnops:
             raise error(errno.ENAMETOOLONG)
         attr = self._new(S_IFLNK, 0o777)
         attr.size = size
-        reply = self._ask("symlink", dir.cookie, _name(name), target, attr, self._cred)
-        return self._found(reply, dir, "symlink", new=True)
+        return self._found("symlink", dir, _name(name), target, attr, self._cred, new=True)
 
     @_vop
     def link(self, vnode: Vnode, dir: Vnode, name: str) -> None:
@@ -500,11 +501,6 @@ class Vnops:
         operation = self._ops.get(name)
         return self._do(operation, *args) if operation is not None else None
 
-    def _adopt(self, cookie: Cookie, new: bool = False) -> Vnode:
-        """The vnode of a cookie, counted. May ask for its `fileid`."""
-        vnode: Vnode = self._do(partial(self._vnodes.adopt, new=new, held=True), cookie)
-        return vnode
-
     def _forget(self, vnode: Vnode, lookups: int = 1) -> None:
         """May `reclaim`."""
         self._do(self._vnodes.release, vnode, lookups)
@@ -520,12 +516,20 @@ class Vnops:
         return self.mount.new_attr(kind | S_IMODE(mode), self._cred)
 
     def _made(self, operation: str, dir: Vnode, name: str, attr: Attr) -> Found:
-        reply = self._ask(operation, dir.cookie, _name(name), attr, self._cred)
-        return self._found(reply, dir, operation, new=True)
+        return self._found(operation, dir, _name(name), attr, self._cred, new=True)
 
-    def _found(self, reply: object, parent: Vnode, operation: str, new: bool = False) -> Found:
-        cookie, attr, _ = police.node(reply, parent, operation)
-        return self._with_attr(self._adopt(cookie, new=new), attr)
+    def _found(self, operation: str, dir: Vnode, *args: Any, new: bool = False) -> Found:
+        """Ask for an operation that gives a node. It is counted where the operation has run, before
+        another host can have the last of it forgotten.
+        """
+        then = partial(self._enter, operation, dir, new=new)
+        return self._with_attr(*self._do(self._op(operation), dir.cookie, *args, then=then))
+
+    def _enter(
+        self, operation: str, dir: Vnode, reply: object, new: bool
+    ) -> tuple[Vnode, Attr | None]:
+        cookie, attr, _ = police.node(reply, dir, operation)
+        return self._vnodes.adopt(cookie, new=new, held=True), attr
 
     def _with_attr(self, vnode: Vnode, attr: Attr | None) -> Found:
         """A vnode that was just counted; if its attributes cannot be had, it is uncounted."""

@@ -65,13 +65,28 @@ class _Server:
             if isinstance(self._loop, ServingLoop):
                 self._loop.serve_inline(None)
             await self._stepper.drain(GRACE_SECONDS)
-            session.close()
+            await self._outside(session.close)
             await self._stepper.drain(GRACE_SECONDS)
             for name, args in mount.last_words(session):
                 await mount.tell_and_wait(name, *args)
             self._stepper.close()
             mount.finish = finish
             mount.gone()
+
+    async def _outside(self, function: Callable[[], None]) -> None:
+        """Call what steps operations, which cannot be done inside a task."""
+        called = self._loop.create_future()
+
+        def call() -> None:
+            try:
+                function()
+            except Exception as exc:
+                called.set_exception(exc)
+            else:
+                called.set_result(None)
+
+        self._loop.call_soon(call)
+        await called
 
     def _watch(self) -> None:
         fd = self._session.fileno()

@@ -222,10 +222,14 @@ async def _as_task(operation: Coroutine[Any, Any, Any], then: Then, context: Con
     """Await an operation with the context, and so with the caller, that it was called with."""
     import asyncio
 
+    whole = operation if then is None else _and_then(operation, then)
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:  # a loop of another kind
-        reply = await operation
-    else:
-        reply = await loop.create_task(operation, context=context)
-    return reply if then is None else then(reply)
+        return await whole
+    return await loop.create_task(whole, context=context)
+
+
+async def _and_then(operation: Coroutine[Any, Any, Any], then: Callable[[Any], Any]) -> Any:
+    """In one step: nobody comes between the end of the operation and what follows."""
+    return then(await operation)
