@@ -111,7 +111,14 @@ class AsyncioStepper:
         worker.wake.set_result(None)
 
     def cancel(self, who: Requester) -> None:
-        """Cancel the operation that was stepped for `who`, if it is still under way."""
+        """Cancel the operation that was stepped for `who`, if it is still under way.
+
+        At the loop's next turn: a worker that is new would be cancelled before it has begun, and
+        what it has adopted would never end.
+        """
+        self._loop.call_soon(self._cancel, who)
+
+    def _cancel(self, who: Requester) -> None:
         worker = self._busy.get(who)
         if worker is not None:
             worker.task.cancel()
@@ -123,8 +130,8 @@ class AsyncioStepper:
             return
         _, late = await asyncio.wait(tasks, timeout=seconds)
         if late:
-            for worker in list(self._busy.values()):
-                worker.task.cancel()
+            for who in list(self._busy):
+                self.cancel(who)
             await asyncio.wait(late)
 
     def close(self) -> None:
