@@ -4,6 +4,7 @@ the kernel may trust for ever what it was told.
 
 import errno
 import mmap
+import multiprocessing
 import os
 import random
 import stat
@@ -16,7 +17,7 @@ import pytest
 import puffs
 from puffs.fs.mem import MemFS
 from tests.fuse.calls import opened
-from tests.fuse.conftest import Serve, Served
+from tests.fuse.conftest import PATIENCE, Serve, Served
 from tests.fuse.inside import Inside
 
 pytestmark = pytest.mark.fuse
@@ -171,10 +172,12 @@ def test_what_changes_in_process_shows_at_once(served: Served, inside: Inside, c
     known = [*paths(outside), "/new", "/dir/sub/new"]
     before = [view(outside, path) for path in known]
     assert before[-2:] == [[errno.ENOENT]] * 2
+    for path in known[:-2]:  # after it has read a file, the kernel asks for its attributes anew
+        outside.lstat(path)
     inside.vfs.begin(make, change)
     inside.vfs.end()
-    assert before != [view(inside.vfs, path) for path in known]
     assert_same(outside, inside.vfs, *known)
+    assert before != [view(outside, path) for path in known]
 
 
 def test_files_that_are_open_show_it_too(served: Served, inside: Inside) -> None:
@@ -199,6 +202,29 @@ def test_memory_that_is_mapped_shows_it_too(served: Served, inside: Inside) -> N
         inside.vfs.begin(_write_in_the_middle)
         inside.vfs.end()
         assert memory[mmap.PAGESIZE + 7 : mmap.PAGESIZE + 11] == b"here"
+
+
+def test_what_is_read_while_it_is_being_written_is_read_anew(
+    serve: Serve, mountpoint: Path, inside: Inside
+) -> None:
+    reached, go = multiprocessing.Event(), multiprocessing.Event()
+
+    class Slow(MemFS):
+        def write(self, node: Any, offset: int, data: memoryview, file: object) -> int:
+            if bytes(data) == b"slowly":
+                reached.set()
+                assert go.wait(PATIENCE)
+            return super().write(node, offset, data, file)
+
+    served = serve(lambda notes: Slow(), "threads=2", on_ready=inside.on_ready)
+    (served.path / "f").write_bytes(b"contents")
+    with opened(served.path / "f", os.O_RDONLY) as fd:
+        inside.vfs.begin("write_bytes", "/f", b"slowly")
+        assert reached.wait(PATIENCE)
+        assert os.pread(fd, 100, 0) == b""  # it has been truncated
+        go.set()
+        inside.vfs.end()
+        assert os.pread(fd, 100, 0) == b"slowly"
 
 
 # ------------------------------------------------ what programs have stored, and is not yet written
