@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from puffs.kernel.args import MountArgs as MountArgs
     from puffs.kernel.mount import Mount as Mount
     from puffs.kernel.mount import Status as Status
+    from puffs.kernel.notice import Notice as Notice
     from puffs.server.access import check_access as check_access
     from puffs.server.access import check_setattr as check_setattr
     from puffs.server.access import check_sticky as check_sticky
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from puffs.server.cred import caller as caller
     from puffs.server.filesystem import FOREVER as FOREVER
     from puffs.server.filesystem import FileSystem as FileSystem
+    from puffs.server.path_mount import PathMount as PathMount
     from puffs.server.paths import PathFileSystem as PathFileSystem
     from puffs.server.tree import Tree as Tree
     from puffs.server.types import RENAME_EXCHANGE as RENAME_EXCHANGE
@@ -50,10 +52,12 @@ _HOME = {
     "puffs.attach.serve": "mount run session",
     "puffs.kernel.args": "MountArgs",
     "puffs.kernel.mount": "Mount Status",
+    "puffs.kernel.notice": "Notice",
     "puffs.server.access": "check_access check_setattr check_sticky inherit",
     "puffs.server.attr": "Attr Changes StatVfs",
     "puffs.server.cred": "Cred caller",
     "puffs.server.filesystem": "FOREVER FileSystem",
+    "puffs.server.path_mount": "PathMount",
     "puffs.server.paths": "PathFileSystem",
     "puffs.server.tree": "Tree",
     "puffs.server.types": (

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import mmap
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -340,6 +341,28 @@ def test_paths_take_the_place_of_nodes(serve: Serve, inside: Inside) -> None:
     inside.server.tell("invalidate_name", "/nowhere/at/all")
     with fails(errno.EINVAL, "is not a regular file"):
         inside.server.tell("flush_pages", "/room")
+
+
+def readme_example(name: str) -> Any:
+    """A class of the README, as it stands there."""
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (block,) = [block for block in blocks if f"class {name}(" in block]
+    scope: dict[str, Any] = {"puffs": puffs, "errno": errno, "stat": stat}
+    exec(block, scope)
+    return scope[name]
+
+
+def test_the_example_of_the_readme(serve: Serve, inside: Inside) -> None:
+    served = serve(lambda notes: readme_example("Board")(), on_ready=inside.on_ready)
+    note = served.path / "milk"
+    assert not note.exists()
+    inside.server.pin("milk", b"two bottles\n")
+    assert note.read_bytes() == b"two bottles\n"
+    with opened(note, os.O_RDONLY) as fd:
+        inside.server.pin("milk", b"one bottle\n")
+        assert os.pread(fd, 100, 0) == b"one bottle\n"
+    assert os.listdir(served.path) == ["milk"]
 
 
 # ------------------------------------------------------------------------------------ its own mount
