@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from puffs.server.types import Entry as Entry
     from puffs.server.types import Lock as Lock
     from puffs.server.types import Open as Open
+    from puffs.server.types import Suspend as Suspend
 
 __version__ = "0.1.0"
 
@@ -57,7 +58,8 @@ _HOME = {
     "puffs.server.paths": "PathFileSystem",
     "puffs.server.tree": "Tree",
     "puffs.server.types": (
-        "Buffer Cookie DirEntry Entry Lock Open RENAME_EXCHANGE RENAME_NOREPLACE RENAME_WHITEOUT"
+        "Buffer Cookie DirEntry Entry Lock Open RENAME_EXCHANGE RENAME_NOREPLACE RENAME_WHITEOUT "
+        "Suspend"
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -191,6 +191,10 @@ class Little(puffs.FileSystem[int]):
 
     def reclaim(self, node: int) -> None: ...
 
+    def suspend(self, status: puffs.Suspend) -> None: ...
+
+    def snapshot(self, destination: str) -> None: ...
+
     def error(self, kind: str, code: int, text: str, node: Any) -> None: ...
 
 
@@ -214,6 +218,14 @@ class FakeHost:
         self.log.append(("flush",))
         if self.flush_fails is not None:
             raise self.flush_fails
+
+    def suspend(self, deadline: float) -> None:
+        self.log.append(("suspend",))
+        if self.flush_fails is not None:
+            raise self.flush_fails
+
+    def resume(self) -> None:
+        self.log.append(("resume",))
 
     def detach(self, force: bool) -> None:
         self.log.append(("detach", force))

@@ -31,7 +31,9 @@ from puffs.attach.fuse.observe import Observation
 from puffs.attach.fuse.session import Session
 from puffs.attach.fuse.tally import summary
 from puffs.attach.fuse.trace import SlowLog, Trace, request
+from puffs.kernel.fstrans import State
 from puffs.kernel.mount import Mount
+from puffs.kernel.suspend import SECONDS as SUSPEND_SECONDS
 
 logger = logging.getLogger("puffs")
 
@@ -215,7 +217,7 @@ class Control:
         device = self._session.device
         assert device is not None
         status: dict[str, Any] = {
-            "state": mount.status.name.lower(),
+            "state": _state(mount),
             "mountpoint": mount.mountpoint,
             "name": mount.name,
             "pid": os.getpid(),
@@ -262,6 +264,15 @@ class Control:
     def _sync(self, _asked: dict[str, Any]) -> None:
         self._mount.sync(True)
 
+    def _suspend(self, asked: dict[str, Any]) -> None:
+        seconds = asked.get("timeout", SUSPEND_SECONDS)
+        if not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+            raise ValueError("suspend: timeout must be a number of seconds")
+        self._mount.suspend(seconds)
+
+    def _resume(self, _asked: dict[str, Any]) -> None:
+        self._mount.resume()
+
     def _trace(self, asked: dict[str, Any]) -> Trace:
         trace = Trace(self._observation, _wanted(asked.get("only")))
         with self._lock:
@@ -291,10 +302,18 @@ class Control:
         "stats": _stats,
         "unmount": _unmount,
         "sync": _sync,
+        "suspend": _suspend,
+        "resume": _resume,
     }
 
 
 COMMANDS: Final = (*sorted(Control._commands), "trace")
+
+
+def _state(mount: Mount) -> str:
+    """The state of a mount in one word: "suspended" is one of those in which it runs."""
+    state = mount.fstrans.state
+    return (mount.status if state is State.NORMAL else state).name.lower()
 
 
 def _command(connection: socket.socket) -> dict[str, Any]:

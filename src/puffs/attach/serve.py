@@ -38,6 +38,8 @@ It is then built where it serves.
 Options = str | Iterable[str] | MountOptions
 """Mount options as after `-o`: one string, several, or parsed."""
 
+_FOR_WRITEBACK = frozenset(("read", "write", "setattr"))
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -244,6 +246,12 @@ class _Request:
             raise OptionError(
                 "threads: this file server has async def operations, which one thread serves"
             )
+        lacking = _FOR_WRITEBACK - server.operations().keys() if wanted.writeback else ()
+        if lacking:
+            raise OptionError(
+                "writeback: the kernel fills up pages and sets sizes and times later, for which "
+                f"this file server lacks {', '.join(sorted(lacking))}"
+            )
         name = server.name or type(server).__name__.lower()
         return server, MountArgs(name, request_size=wanted.max_write or 0)
 
@@ -271,6 +279,7 @@ class _Request:
             connection,
             mount,
             max_write=mount.args.request_size,
+            writeback=self.wanted().writeback,
             on_ready=ready,
             on_table=self.on_table,
         )

@@ -17,6 +17,8 @@ COMMANDS = {
     "trace": "puffs.cli.trace",
     "metrics": "puffs.cli.metrics",
     "sync": "puffs.cli.sync",
+    "suspend": "puffs.cli.suspend",
+    "resume": "puffs.cli.resume",
     "shell": "puffs.cli.shell",
     "exec": "puffs.cli.exec",
     "serve": "puffs.cli.serve",

@@ -23,6 +23,15 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from puffs.kernel import police
 from puffs.kernel.args import MountArgs
+from puffs.kernel.fstrans import Fstrans, State
+from puffs.kernel.suspend import (
+    SECONDS,
+    SUSPEND_RESUME,
+    SUSPEND_SUSPEND,
+    Suspended,
+    snapshot,
+    suspendctl,
+)
 from puffs.kernel.vnode import Vnode, VnodeTable
 from puffs.server.attr import Attr, StatVfs
 from puffs.server.cred import Cred
@@ -60,6 +69,19 @@ class Attachment(Protocol):
 
     def flush(self) -> None:
         """Have the host write what it has buffered, so that the file server sees it."""
+        ...
+
+    def suspend(self, deadline: float) -> None:
+        """Have the host write what it has buffered, then let it begin no operation, and none be
+        under way.
+
+        `deadline`, on the monotonic clock: ETIMEDOUT after it. Afterwards, and also if it failed,
+        `resume` is called.
+        """
+        ...
+
+    def resume(self) -> None:
+        """Let the host go on: what was held back is served. Nothing to do where nothing was."""
         ...
 
     def detach(self, force: bool) -> None:
@@ -127,6 +149,7 @@ class Mount:
             inactive=self._faf("inactive"),
             reclaim=self._faf("reclaim"),
         )
+        self.fstrans = Fstrans()
         self._attachments: list[Attachment] = []
         self._attaching = threading.Lock()
         self._unmounting = threading.Lock()
@@ -148,6 +171,16 @@ class Mount:
         self.status = Status.MOUNTING
 
     # ----------------------------------------------------------------------------------- life cycle
+
+    @property
+    def running(self) -> bool:
+        """Whether the file server can be asked."""
+        return self.status is Status.RUNNING
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        """What connects hosts now."""
+        return list(self._attachments)
 
     @property
     def read_only(self) -> bool:
@@ -210,6 +243,7 @@ class Mount:
                 return
             running = self.status is Status.RUNNING
             self.status = Status.DYING
+        self.fstrans.setstate(State.NORMAL)
         if running:
             yield "sync", (True, Cred.current())
         yield from self._farewell()
@@ -228,14 +262,19 @@ class Mount:
         """Unmount: ask the file server, take the mount from every host, and wait until it is gone.
 
         Raises `OSError`: EBUSY when files are open (U2, without asking the file server), what the
-        file server refuses with (U9), EBUSY for a second unmount at the same time. With `force`
-        nothing is refused. A mount that is gone is left alone. Not for use inside an operation.
+        file server refuses with (U9), EBUSY for a second unmount at the same time and for a mount
+        that is suspended. With `force` nothing is refused, and what is suspended is resumed first.
+        A mount that is gone is left alone. Not for use inside an operation.
         """
         if not self._unmounting.acquire(blocking=force):
             raise OSError(errno.EBUSY, f"{self.name} is being unmounted already")
         try:
             if self._gone.is_set():
                 return
+            if self.fstrans.state is State.SUSPENDED:
+                if not force:
+                    raise OSError(errno.EBUSY, f"{self.name} is suspended: resume it first")
+                self.resume()
             if not force and any(attachment.busy() for attachment in self._attachments):
                 raise OSError(errno.EBUSY, f"files of {self.name} are open")
             if (
@@ -315,18 +354,45 @@ class Mount:
 
         Not inside an operation.
         """
-        self._running()
-        first: OSError | None = None
-        for attachment in list(self._attachments):
-            try:
-                attachment.flush()
-            except OSError as exc:
-                first = first or exc
-        operation = self.ops.get("sync")
-        if operation is not None:
-            self.call(operation, wait, cred or Cred.current())
-        if first is not None:
-            raise first
+        self.fstrans.start()
+        try:
+            self._running()
+            first: OSError | None = None
+            for attachment in list(self._attachments):
+                try:
+                    attachment.flush()
+                except OSError as exc:
+                    first = first or exc
+            operation = self.ops.get("sync")
+            if operation is not None:
+                self.call(operation, wait, cred or Cred.current())
+            if first is not None:
+                raise first
+        finally:
+            self.fstrans.done()
+
+    def suspend(self, seconds: float = SECONDS) -> None:
+        """Suspend the mount: no operation is under way and none starts, until `resume`.
+
+        Hosts first write what they have buffered; the file server is told by `suspend`. Who asks
+        for an operation meanwhile waits. Raises as `suspendctl` does.
+        """
+        suspendctl(self, SUSPEND_SUSPEND, seconds)
+
+    def resume(self) -> None:
+        """Let a suspended mount go on; EINVAL when it is not suspended."""
+        suspendctl(self, SUSPEND_RESUME)
+
+    def suspended(self, seconds: float = SECONDS) -> Suspended:
+        """`suspend`, and `resume` at the end of a `with` or `async with` statement."""
+        return Suspended(self, seconds)
+
+    def snapshot(self, destination: str, seconds: float = SECONDS) -> None:
+        """Have the file server write a copy of itself to `destination`, while it is suspended.
+
+        EOPNOTSUPP for one without the operation.
+        """
+        snapshot(self, destination, seconds)
 
     def new_attr(self, mode: int, cred: Cred, rdev: int = 0) -> Attr:
         """The attributes that a new file of `cred` is made with: owner, and all times now."""

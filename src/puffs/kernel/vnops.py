@@ -77,6 +77,8 @@ def _vop(
 
     @wraps(step)
     def run(vnops: "Vnops", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        trans = vnops.mount.fstrans
+        trans.start()
         token = requester.set(vnops)
         try:
             if not any_time and vnops.mount.status is not Status.RUNNING:
@@ -87,6 +89,7 @@ def _vop(
             raise OSError(code, os.strerror(code)) from exc
         finally:
             requester.reset(token)
+            trans.done()
 
     return run
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred
 from puffs.server.operations import Operations, any_async, implemented
-from puffs.server.types import Buffer, DirEntry, Entry, Lock, Open
+from puffs.server.types import Buffer, DirEntry, Entry, Lock, Open, Suspend
 
 Node = TypeVar("Node", bound=Hashable)
 
@@ -102,6 +102,13 @@ class FileSystem(Generic[Node]):
         Y1; sync(2)]
 
         Plain FUSE never asks: `Mount.sync()` and an unmount do.
+        """
+        raise NotImplementedError
+
+    def snapshot(self, destination: str) -> None:
+        """Write a copy of the whole file system to `destination`, a path of the host.
+
+        Called while the mount is suspended, so nothing changes meanwhile. [puffs_snapshot, I3]
         """
         raise NotImplementedError
 
@@ -399,6 +406,15 @@ class FileSystem(Generic[Node]):
 
         Called exactly once for each time that a cookie became known, never for the root. The host
         may ask for it by name again.
+        """
+        raise NotImplementedError
+
+    def suspend(self, status: Suspend) -> None:
+        """The mount is being suspended, or goes on: START, the writes of what hosts have buffered,
+        then SUSPENDED or ERROR; later RESUME.
+
+        Between SUSPENDED and RESUME no operation comes. A write that fails after START is for you
+        to judge at SUSPENDED. [puffs_suspendctl, D1 to D8]
         """
         raise NotImplementedError
 

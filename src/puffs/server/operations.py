@@ -19,6 +19,7 @@ class Kind(Enum):
 
     VFS = "vfs"
     VN = "vnode"
+    SUSPEND = "suspend"
     ERROR = "error"
 
 
@@ -62,6 +63,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("unmounted", "", 0, "faf"),
             ("statvfs", "", 0),
             ("sync", "wait cred", 0),
+            ("snapshot", "destination", _NO),
             ("fileid", "node", _NO),
             ("nodetofh", "node", _NO),
             ("fhtonode", "fid", _NO),
@@ -105,6 +107,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("inactive", "node", 0, "faf"),
             ("reclaim", "node", 0, "faf"),
         ),
+        _table(Kind.SUSPEND, ("suspend", "status", 0, "faf")),
         _table(Kind.ERROR, ("error", "kind code text node", 0, "faf")),
     )
     for row in table

@@ -1,6 +1,7 @@
 """What file servers return beside attributes: entries, open files, directory entries, locks."""
 
 from collections.abc import Hashable
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 from puffs.server.attr import Attr
@@ -143,3 +144,16 @@ class Lock(NamedTuple):
     end: int
     pid: int
     flock: bool = False
+
+
+class Suspend(IntEnum):
+    """What `suspend` is told, numbered as the reference does (D8)."""
+
+    START = 0
+    """The mount is about to be suspended: what hosts have buffered comes next, by `write`."""
+    SUSPENDED = 1
+    """It is suspended: no operation comes before RESUME."""
+    RESUME = 2
+    """It goes on."""
+    ERROR = 3
+    """It could not be suspended after START, and goes on."""

@@ -58,6 +58,7 @@ class MountOptions:
         max_write: bytes of the largest payload of a request, for INIT; None: the session's default.
         auto_unmount: a process of its own unmounts when the server dies. None: whoever mounts
             decides (commands: yes; `puffs.run` and `puffs.mount`: no).
+        writeback: the kernel buffers writes, and writes whole pages later.
         threads: how many threads serve, for file servers that block.
         control: `puffs status`, `puffs trace` and their like find a socket of the server.
         slow: requests that take more seconds are logged; None: none is.
@@ -71,6 +72,7 @@ class MountOptions:
     max_read: int | None = None
     max_write: int | None = None
     auto_unmount: bool | None = None
+    writeback: bool = False
     threads: int = 1
     control: bool = True
     slow: float | None = None
@@ -181,6 +183,12 @@ OPTIONS = (
         "BYTES",
         f"largest request payload ({PAGE} to {MAX_PAYLOAD}, a multiple of {PAGE})",
         SetField("max_write", _size(PAGE)),
+    ),
+    Option(
+        "writeback",
+        None,
+        "the kernel buffers writes; only where nobody else changes the files",
+        SetField("writeback", True),
     ),
     Option(
         "threads",

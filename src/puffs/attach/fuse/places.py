@@ -52,6 +52,7 @@ def session_of(
     mount: Mount,
     *,
     max_write: int,
+    writeback: bool,
     on_table: OnTable | None,
     on_ready: Callable[[], None],
 ) -> Session:
@@ -68,6 +69,7 @@ def session_of(
             fd,
             connection.mountpoint,
             max_write=max_write,
+            writeback=writeback,
             on_ready=ready,
             on_table=on_table,
         )
@@ -77,6 +79,7 @@ def session_of(
         connection.mountpoint,
         farewell=connection.farewell,
         max_write=max_write,
+        writeback=writeback,
         on_ready=ready,
         on_table=on_table,
     )

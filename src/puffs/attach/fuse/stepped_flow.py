@@ -2,23 +2,18 @@
 
 import errno
 import os
-import signal
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import CoroutineType
 from typing import Any, cast
 
 from puffs.attach.fuse.abi import Opcode
 from puffs.attach.fuse.channel import Channel, Handler, Request
 from puffs.attach.fuse.flow import F, InSteps, Steps
+from puffs.attach.fuse.signals import is_to_end
 from puffs.server.stepping import WAITING, Stepper
 
-_FATAL = sum(
-    1 << (number - 1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT)
-)
 _IDLE = frozenset((Opcode.SETLKW, Opcode.POLL))
 """Any signal ends a wait for a lock or an event."""
 
@@ -64,13 +59,17 @@ class SteppedFlow:
 
         return run
 
+    def busy(self) -> bool:
+        """Whether an operation goes on that does not just wait for another caller."""
+        return any(request.header[1] not in _IDLE for request in self._waiting.values())
+
     def interrupt(self, unique: int) -> None:
         """Cancel what waits for request `unique`, if its caller is to end, or waits idly."""
         request = self._waiting.get(unique)
         if request is None:
             return
         _, opcode, *_ = request.header
-        if opcode in _IDLE or _ends(request.header[6]):
+        if opcode in _IDLE or is_to_end(request.header[6]):
             self._stepper.cancel(request)
 
     def _advance(
@@ -117,23 +116,6 @@ class SteppedFlow:
             after(result, *args)
         except Exception as exc:
             self._failed(request, exc)
-
-
-def _ends(tid: int) -> bool:
-    """Whether a signal that is to end thread `tid`, or its process, is pending (statement 2.7).
-
-    The host sends an interrupt for every signal that the caller handles, and does not say which.
-    """
-    try:
-        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
-    except OSError:
-        return True  # it has gone already
-    pending = 0
-    for line in status.splitlines():
-        field, _, value = line.partition(":")
-        if field in ("SigPnd", "ShdPnd"):
-            pending |= int(value, 16)
-    return bool(pending & _FATAL)
 
 
 def _for_caller(error: BaseException | None) -> BaseException | None:

@@ -134,6 +134,12 @@ class LocalHost:
     def flush(self) -> None:
         """Nothing is buffered on this side; the buffers of file objects are their users'."""
 
+    def suspend(self, deadline: float) -> None:
+        """The operations of this host are transactions (`Mount.fstrans`): there is none left."""
+
+    def resume(self) -> None:
+        """They go on with the transactions."""
+
     def detach(self, force: bool) -> None:
         """Let nobody in any more, wait for who is inside, close what is open, and leave the mount.
 

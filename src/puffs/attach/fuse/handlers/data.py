@@ -53,6 +53,7 @@ def _opens(serving: Serving) -> Handlers:
     fs_fsync = serving.operation("fsync")
     writable = mount.read_only or "write" in ops  # a read-only mount sends no opens for writing
     unlock = unlocker(mount)
+    server_flags = serving.open_flags
 
     def open_(unique: int, nodeid: int, _length: int) -> None:
         flags, _ = OPEN_IN.struct.unpack_from(buffer, BODY)
@@ -60,7 +61,7 @@ def _opens(serving: Serving) -> Handlers:
         if not writable and flags & os.O_ACCMODE != os.O_RDONLY:  # statement 2.6
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if fs_open is not None:
-            opened(fs_open(vnode.cookie, flags, cred()), unique, vnode)
+            opened(fs_open(vnode.cookie, server_flags(flags), cred()), unique, vnode)
         elif mount.tracks_opens:
             opened(None, unique, vnode)
         else:

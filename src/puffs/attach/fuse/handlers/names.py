@@ -146,7 +146,7 @@ def _making_open(serving: Serving) -> Handlers:
         parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
         name = one_name(view[BODY + CREATE_IN.size : length])
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
-        flags &= ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY)
+        flags = serving.open_flags(flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY))
         made = yield fs_create(parent.cookie, name, attr, flags, cred)
         yield from entered(made, unique, parent, name, flags, cred, "create")
 
@@ -155,7 +155,7 @@ def _making_open(serving: Serving) -> Handlers:
         parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
         attr.nlink = 0
-        flags &= ~(os.O_TMPFILE & ~os.O_DIRECTORY)
+        flags = serving.open_flags(flags & ~(os.O_TMPFILE & ~os.O_DIRECTORY))
         made = yield fs_tmpfile(parent.cookie, attr, flags, cred)
         yield from entered(made, unique, parent, "", flags, cred, "tmpfile")
 

@@ -1,0 +1,24 @@
+"""What signals a caller has pending: the kernel says that he was interrupted, and not by what."""
+
+import signal
+from pathlib import Path
+from typing import Final
+
+_FATAL: Final = sum(
+    1 << (number - 1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT)
+)
+
+
+def is_to_end(tid: int) -> bool:
+    """Whether a signal that is to end thread `tid`, or its process, is pending (statement 2.7)."""
+    try:
+        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
+    except OSError:
+        return True  # it has gone already
+    pending = 0
+    for line in status.splitlines():
+        field, _, value = line.partition(":")
+        if field in ("SigPnd", "ShdPnd"):
+            pending |= int(value, 16)
+    return bool(pending & _FATAL)

@@ -1,0 +1,346 @@
+"""Suspension and snapshots: what the file server is told, and who waits for whom."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from errno import EBUSY, EDEADLK, EINVAL, EIO, ENXIO, EOPNOTSUPP, ETIMEDOUT
+
+import pytest
+
+import puffs
+from puffs.kernel.fstrans import Fstrans, State
+from puffs.kernel.mount import Mount
+from puffs.kernel.suspend import SUSPEND_RESUME, SUSPEND_SUSPEND, suspendctl
+from puffs.kernel.vnops import Vnops
+from tests.kernel.little import CRED, Little, fails, mounted
+
+TOLD = ("suspend", "snapshot", "write", "getattr", "unmounted")
+SECONDS = 10.0
+
+
+def told(server: Little) -> list[tuple[object, ...]]:
+    return server.asked(*TOLD)
+
+
+def beside(function: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
+
+
+# -------------------------------------------------------------------------------------- the order
+
+
+@pytest.mark.statement("D2")
+@pytest.mark.statement("D3")
+@pytest.mark.statement("D5")
+def test_the_server_is_told_before_the_flush_and_when_nothing_moves_any_more() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    suspendctl(mount, SUSPEND_SUSPEND)
+    assert told(server) == [("suspend", puffs.Suspend.START), ("suspend", puffs.Suspend.SUSPENDED)]
+    assert host.log == [("call",), ("suspend",), ("call",)]
+    assert mount.fstrans.state is State.SUSPENDED
+
+
+@pytest.mark.statement("D6")
+def test_the_server_is_told_of_the_resume_before_anybody_goes_on() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    mount.suspend()
+    host.log.clear()
+    server.log.clear()
+    suspendctl(mount, SUSPEND_RESUME)
+    assert told(server) == [("suspend", puffs.Suspend.RESUME)]
+    assert host.log == [("call",), ("resume",)]
+    assert mount.fstrans.state is State.NORMAL
+
+
+@pytest.mark.statement("D6")
+def test_what_is_not_suspended_cannot_be_resumed() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    with fails(EINVAL):
+        mount.resume()
+    assert told(server) == []
+    assert host.log == []
+
+
+@pytest.mark.statement("D1")
+def test_who_comes_second_is_refused_and_nobody_is_told() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    mount.suspend()
+    server.log.clear()
+    host.log.clear()
+    with fails(EBUSY):
+        mount.suspend()
+    assert told(server) == []
+    assert host.log == []
+    assert mount.fstrans.state is State.SUSPENDED
+
+
+@pytest.mark.statement("D1")
+def test_only_a_running_mount_can_be_suspended() -> None:
+    server = Little()
+    mount = Mount(server)
+    with fails(ENXIO):
+        mount.suspend()
+    assert server.asked("suspend") == []
+
+
+@pytest.mark.statement("D4")
+def test_an_error_of_the_flush_ends_it() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    host.flush_fails = OSError(EIO, "no")
+    with fails(EIO):
+        mount.suspend()
+    assert told(server) == [("suspend", puffs.Suspend.START), ("suspend", puffs.Suspend.ERROR)]
+    assert host.log == [("call",), ("suspend",), ("call",), ("resume",)]
+    assert mount.fstrans.state is State.NORMAL
+    host.flush_fails = None
+    mount.suspend()
+
+
+@pytest.mark.statement("D7")
+@pytest.mark.parametrize("command", [0, 3, -1])
+def test_another_command_is_refused(command: int) -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    with fails(EINVAL):
+        suspendctl(mount, command)
+    assert told(server) == []
+
+
+@pytest.mark.statement("D8")
+def test_the_codes_are_those_of_the_reference() -> None:
+    codes = [puffs.Suspend(code).name for code in range(4)]
+    assert codes == ["START", "SUSPENDED", "RESUME", "ERROR"]
+
+
+def test_a_server_that_fails_when_told_is_suspended_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    server.says["suspend"] = RuntimeError("no")
+    with mount.suspended():
+        assert mount.fstrans.state is State.SUSPENDED
+    assert [record.message for record in caplog.records] == [
+        f"suspend({name}) failed in the file server" for name in ("START", "SUSPENDED", "RESUME")
+    ]
+
+
+def test_a_server_without_the_operation_can_be_suspended() -> None:
+    mount, _ = mounted(Little("suspend"))
+    with mount.suspended():
+        assert mount.fstrans.state is State.SUSPENDED
+
+
+def test_the_end_of_async_with_resumes() -> None:
+    mount, _ = mounted(Little())
+
+    async def program() -> State:
+        async with mount.suspended():
+            return mount.fstrans.state
+
+    assert asyncio.run(program()) is State.SUSPENDED
+    assert mount.fstrans.state is State.NORMAL
+
+
+# ------------------------------------------------------------------------------------ transactions
+
+
+@pytest.mark.statement("Q4")
+def test_an_operation_waits_until_the_resume() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    vnops = Vnops(mount, CRED)
+    mount.suspend()
+    server.log.clear()
+    asked = threading.Event()
+    done = threading.Event()
+
+    def ask() -> None:
+        asked.set()
+        vnops.getattr(mount.root())
+        done.set()
+
+    thread = beside(ask)
+    assert asked.wait(SECONDS)
+    assert not done.wait(0.05)
+    assert told(server) == []
+    mount.resume()
+    assert done.wait(SECONDS)
+    thread.join()
+    assert [call[0] for call in told(server)] == ["suspend", "getattr"]
+
+
+@pytest.mark.statement("D1")
+def test_what_is_under_way_ends_before_the_server_is_told() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    vnops = Vnops(mount, CRED)
+    inside, leave = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> puffs.Attr:
+        inside.set()
+        assert leave.wait(SECONDS)
+        return server.nodes[1].attr
+
+    server.says["getattr"] = slow
+    operation = beside(lambda: vnops.getattr(mount.root()))
+    assert inside.wait(SECONDS)
+    suspending = beside(mount.suspend)
+    suspending.join(0.05)
+    assert server.asked("suspend") == []
+    leave.set()
+    suspending.join(SECONDS)
+    operation.join(SECONDS)
+    assert len(server.asked("suspend")) == 2
+
+
+@pytest.mark.statement("D1")
+def test_what_does_not_end_is_not_waited_for_for_ever() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    vnops = Vnops(mount, CRED)
+    inside, leave = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> puffs.Attr:
+        inside.set()
+        assert leave.wait(SECONDS)
+        return server.nodes[1].attr
+
+    server.says["getattr"] = slow
+    operation = beside(lambda: vnops.getattr(mount.root()))
+    assert inside.wait(SECONDS)
+    with fails(ETIMEDOUT):
+        mount.suspend(0.01)
+    assert server.asked("suspend") == []
+    assert mount.fstrans.state is State.NORMAL
+    leave.set()
+    operation.join(SECONDS)
+    del server.says["getattr"]
+    vnops.getattr(mount.root())
+
+
+def test_inside_an_operation_nobody_suspends() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    raised: list[OSError] = []
+
+    def suspend(*_: object) -> puffs.Attr:
+        try:
+            mount.suspend()
+        except OSError as exc:
+            raised.append(exc)
+        return server.nodes[1].attr
+
+    server.says["getattr"] = suspend
+    Vnops(mount, CRED).getattr(mount.root())
+    assert [exc.errno for exc in raised] == [EDEADLK]
+    assert mount.fstrans.state is State.NORMAL
+
+
+def test_who_suspends_may_go_on_using_it() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    with mount.suspended():
+        assert Vnops(mount, CRED).getattr(mount.root()).ino == 1
+
+
+@pytest.mark.statement("P2")
+def test_the_owner_is_the_thread_that_suspends() -> None:
+    trans = Fstrans()
+    assert not trans.is_owner()
+    trans.setstate(State.SUSPENDING)
+    others: list[bool] = []
+    beside(lambda: others.append(trans.is_owner())).join(SECONDS)
+    assert trans.is_owner()
+    assert others == [False]
+    trans.setstate(State.NORMAL)
+    assert not trans.is_owner()
+
+
+# ------------------------------------------------------------------------------------ other things
+
+
+def test_a_suspended_mount_is_not_unmounted_unless_by_force() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    mount.suspend()
+    with fails(EBUSY) as caught:
+        mount.unmount()
+    assert "resume" in str(caught.value)
+    server.log.clear()
+    mount.unmount(force=True)
+    assert [call[0] for call in told(server)] == ["suspend", "unmounted"]
+
+
+def test_who_waits_when_the_mount_goes_gets_enxio() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    vnops = Vnops(mount, CRED)
+    mount.suspend()
+    waiting = threading.Event()
+    raised: list[int | None] = []
+
+    def ask() -> None:
+        waiting.set()
+        try:
+            vnops.getattr(mount.root())
+        except OSError as exc:
+            raised.append(exc.errno)
+
+    thread = beside(ask)
+    assert waiting.wait(SECONDS)
+    mount.detached(host)
+    thread.join(SECONDS)
+    assert raised == [ENXIO]
+
+
+def test_a_sync_waits_for_the_resume() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    mount.suspend()
+    thread = beside(mount.sync)
+    thread.join(0.05)
+    assert server.asked("sync") == []
+    mount.resume()
+    thread.join(SECONDS)
+    assert len(server.asked("sync")) == 1
+
+
+@pytest.mark.statement("I3")
+def test_a_snapshot_is_taken_while_nothing_moves() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    server.says["snapshot"] = lambda _: mount.fstrans.state is State.SUSPENDED or 1 / 0
+    mount.snapshot("/somewhere")
+    assert told(server) == [
+        ("suspend", puffs.Suspend.START),
+        ("suspend", puffs.Suspend.SUSPENDED),
+        ("snapshot", "/somewhere"),
+        ("suspend", puffs.Suspend.RESUME),
+    ]
+
+
+@pytest.mark.statement("I3")
+def test_a_server_without_snapshots_says_so() -> None:
+    server = Little("snapshot")
+    mount, _ = mounted(server)
+    with fails(EOPNOTSUPP):
+        mount.snapshot("/somewhere")
+    assert told(server) == []
+
+
+@pytest.mark.statement("I3")
+def test_a_snapshot_that_fails_lets_the_mount_go_on() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    server.says["snapshot"] = OSError(EIO, "no")
+    with fails(EIO):
+        mount.snapshot("/somewhere")
+    assert mount.fstrans.state is State.NORMAL
