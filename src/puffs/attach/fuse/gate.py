@@ -16,8 +16,9 @@ from puffs.attach.fuse.abi import (
     WRITE_IN,
     Opcode,
 )
+from puffs.attach.fuse.callers import is_to_end
 from puffs.attach.fuse.channel import BODY, Channel, Handler
-from puffs.attach.fuse.signals import is_to_end
+from puffs.attach.fuse.writers import Writers
 
 _CHANGES: Final = frozenset(
     (
@@ -48,7 +49,6 @@ _BACKGROUND: Final = (Opcode.READ, Opcode.RELEASE, Opcode.RELEASEDIR)
 _PASSES_ALWAYS: Final = frozenset((Opcode.DESTROY, Opcode.NOTIFY_REPLY))
 
 _TID: Final = 6  # in the header
-_WRITE_FLAGS: Final = list(WRITE_IN.fields).index("write_flags")
 
 
 class Phase(Enum):
@@ -57,7 +57,9 @@ class Phase(Enum):
     WATCH = 0
     """Nothing."""
     FLUSH = 1
-    """Changes of names and plain writes, while the kernel writes what it has buffered."""
+    """Changes of names and plain writes, while the kernel writes what it has buffered. What was
+    begun may be finished.
+    """
     SHUT = 2
     """Everything."""
 
@@ -69,6 +71,7 @@ class Gate:
         phase: what it holds back.
         held: where it puts that: whole requests by their unique ids, in the order in which they
             came.
+        writers: who is in the middle of a write(2).
         wakers: the threads whose statvfs(2) is to wake the reader, and is answered always.
         run_calls: runs what other threads want done here.
         most: how many plain writes are held back in FLUSH. Asynchronous direct ones are background
@@ -80,6 +83,7 @@ class Gate:
         self,
         phase: Phase,
         held: dict[int, bytes],
+        writers: Writers,
         wakers: Container[int],
         run_calls: Callable[[], None],
         most: int,
@@ -89,6 +93,7 @@ class Gate:
         self.writes_held = sum(_is_write(request) for request in held.values())
         self._phase = phase
         self._held = held
+        self._writers = writers
         self._wakers = wakers
         self._run_calls = run_calls
         self._most = most
@@ -102,10 +107,11 @@ class Gate:
             for opcode in _PASSES_ALWAYS:
                 handlers[opcode] = inner[opcode]
         else:
+            handlers[:] = [self._seeing(channel, handler) for handler in inner]
+            for opcode in _BACKGROUND:
+                handlers[opcode] = self._counting(handlers[opcode])
             for opcode in _CHANGES if self._phase is Phase.FLUSH else ():
                 handlers[opcode] = hold
-            for opcode in _BACKGROUND:
-                handlers[opcode] = self._counting(inner[opcode])
             handlers[Opcode.WRITE] = self._writing(channel, inner[Opcode.WRITE], hold)
         handlers[Opcode.STATFS] = self._waking(channel, handlers[Opcode.STATFS])
         handlers[Opcode.INTERRUPT] = self._interrupting(channel, inner[Opcode.INTERRUPT])
@@ -118,6 +124,15 @@ class Gate:
 
         return hold
 
+    def _seeing(self, channel: Channel, inner: Handler) -> Handler:
+        came = self._writers.came
+
+        def seen(unique: int, nodeid: int, length: int) -> None:
+            came(channel.header[_TID])
+            inner(unique, nodeid, length)
+
+        return seen
+
     def _counting(self, inner: Handler) -> Handler:
         def counted(unique: int, nodeid: int, length: int) -> None:
             self.background += 1
@@ -126,16 +141,24 @@ class Gate:
         return counted
 
     def _writing(self, channel: Channel, inner: Handler, hold: Handler) -> Handler:
-        unpack = WRITE_IN.struct.unpack_from
-        flushing = self._phase is Phase.FLUSH
+        writers, flushing = self._writers, self._phase is Phase.FLUSH
 
         def write(unique: int, nodeid: int, length: int) -> None:
             self.background += 1
-            plain = not unpack(channel.buffer, BODY)[_WRITE_FLAGS] & FUSE_WRITE_CACHE
-            if flushing and plain and self.writes_held < self._most:
+            _, offset, size, flags, *_ = WRITE_IN.struct.unpack_from(channel.buffer, BODY)
+            tid = channel.header[_TID]
+            if flags & FUSE_WRITE_CACHE:
+                inner(unique, nodeid, length)
+            elif (
+                flushing
+                and self.writes_held < self._most
+                and not writers.goes_on(tid, nodeid, offset)
+            ):
+                writers.came(tid)
                 self.writes_held += 1
                 hold(unique, nodeid, length)
             else:
+                writers.wrote(tid, nodeid, offset, size)
                 inner(unique, nodeid, length)
 
         return write

@@ -21,6 +21,7 @@ from puffs.attach.fuse.handlers import Serving
 from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.init import Negotiated
 from puffs.attach.fuse.replies import Replies
+from puffs.attach.fuse.writers import Writers
 from puffs.kernel.mount import Mount
 from puffs.server.stepping import Stepper
 
@@ -127,12 +128,12 @@ class Reader:
         self._observer = observer
         self._rebuild_soon()
 
-    def hold(self, phase: Phase, most: int) -> None:
+    def hold(self, phase: Phase, writers: Writers, most: int) -> None:
         """Put a gate in front of the table, or one of another phase: see `Gate`.
 
         While this reader stands still, on whatever thread.
         """
-        self._gate = Gate(phase, self.held, self._wakers, self._run_calls, most)
+        self._gate = Gate(phase, self.held, writers, self._wakers, self._run_calls, most)
         self.rebuild()
 
     def release(self) -> None:

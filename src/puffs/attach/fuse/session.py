@@ -18,7 +18,7 @@ from inspect import iscoroutine
 from time import monotonic
 from typing import Any, TypeVar
 
-from puffs.attach.fuse import mounting
+from puffs.attach.fuse import mounting, syscalls
 from puffs.attach.fuse.abi import (
     FUSE_DEV_IOC_CLONE,
     IN_HEADER,
@@ -438,9 +438,10 @@ class Session:
             me = threading.get_native_id()
             self._wakers.add(me)
             try:
+                syscalls.leave_descriptors(root if isinstance(root, int) else -1)
                 os.statvfs(root)
-            except OSError as exc:  # the loop has ended, and with it what was to be done
-                logger.debug("waking the thread that serves %s: %s", self.mountpoint, exc)
+            except OSError:
+                pass  # the loop has ended, and with it what was to be done
             finally:
                 self._wakers.discard(me)
 

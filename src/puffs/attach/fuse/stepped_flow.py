@@ -9,9 +9,9 @@ from types import CoroutineType
 from typing import Any, cast
 
 from puffs.attach.fuse.abi import Opcode
+from puffs.attach.fuse.callers import is_to_end
 from puffs.attach.fuse.channel import Channel, Handler, Request
 from puffs.attach.fuse.flow import F, InSteps, Steps
-from puffs.attach.fuse.signals import is_to_end
 from puffs.server.stepping import WAITING, Stepper
 
 _IDLE = frozenset((Opcode.SETLKW, Opcode.POLL))

@@ -11,7 +11,8 @@ were called, that many must have come since they last stood still. Hence the rul
 come, and no operation is under way, all has been written.
 
 A suspension first has most of that done while everything goes on, then holds back what would make
-new work, does it again, and shuts the gates in the moment of a standstill.
+new work, does it again, and shuts the gates in the moment of a standstill, when nobody is in the
+middle of a write(2).
 """
 
 import errno
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from queue import SimpleQueue
 from stat import S_IFDIR, S_IFREG
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -28,6 +30,7 @@ from puffs.attach.fuse import syscalls
 from puffs.attach.fuse.gate import Phase
 from puffs.attach.fuse.init import MAX_BACKGROUND
 from puffs.attach.fuse.reader import Reader
+from puffs.attach.fuse.writers import Writers
 
 if TYPE_CHECKING:
     from puffs.attach.fuse.session import Session
@@ -37,37 +40,46 @@ WRITES_HELD: Final = MAX_BACKGROUND // 2
 
 _ATTEMPT_SECONDS: Final = 0.25
 """How long readers stand still to wait for the rest, before they go on for a while."""
-_PAUSE_SECONDS: Final = 0.005
+_PAUSE_SECONDS: Final = 0.001
 _REPLAY_SECONDS: Final = 1.0
 """How long a resume waits for what was held back to be served; that goes on by itself then."""
 
 
 class Suspension:
-    """What suspends and resumes the readers of `session`, and has the kernel write. One at a time:
-    the kernel half sees to that.
+    """What suspends and resumes the readers of `session`, and has the kernel write.
+
+    The kernel half sees to it that these two things do not happen at once.
     """
 
     def __init__(self, session: "Session") -> None:
         self._session = session
         self._root_type = session.mount.root_type
+        self._flushing = threading.Lock()
 
     def suspend(self, deadline: float) -> None:
         """Let nothing be under way and hold back what comes. ETIMEDOUT after `deadline`.
 
         `resume` is needed afterwards in any case.
         """
-        with self._root() as root:
-            _syncfs(root, deadline)
+        writers = Writers(self._session.mount.args.request_size)
+        with _Root(self._session.mountpoint, self._root_type, deadline) as root:
             with self._standstill(deadline) as readers:
-                _hold(readers, Phase.FLUSH)
-            with self._flushed(root, deadline) as readers:
-                _hold(readers, Phase.SHUT)
+                _hold(readers, Phase.WATCH, writers)
+            root.syncfs()
+            with self._standstill(deadline) as readers:
+                _hold(readers, Phase.FLUSH, writers)
+            with self._flushed(root, deadline, writers) as readers:
+                _hold(readers, Phase.SHUT, writers)
 
     def flush(self, deadline: float) -> None:
         """Have the kernel write what it has buffered by now. ETIMEDOUT after `deadline`."""
-        with self._root() as root:
+        writers = Writers(self._session.mount.args.request_size)
+        with (
+            self._flushing,
+            _Root(self._session.mountpoint, self._root_type, deadline) as root,
+        ):
             with self._standstill(deadline) as readers:
-                _hold(readers, Phase.WATCH)
+                _hold(readers, Phase.WATCH, writers)
             try:
                 with self._flushed(root, deadline):
                     pass
@@ -95,34 +107,24 @@ class Suspension:
             self._session.ended.wait(_PAUSE_SECONDS)
 
     @contextmanager
-    def _flushed(self, root: int | None, deadline: float) -> Iterator[list[Reader]]:
-        """A standstill in which all that was buffered before it has been written."""
+    def _flushed(
+        self, root: "_Root", deadline: float, writers: Writers | None = None
+    ) -> Iterator[list[Reader]]:
+        """A standstill in which all that was buffered before it has been written.
+
+        With `writers` none of them is in the middle of a write(2).
+        """
+        root.syncfs()
         while True:
-            _syncfs(root, deadline)
             with self._standstill(deadline) as readers:
                 came = sum(reader.background_requests() for reader in readers)
-                if came < MAX_BACKGROUND and not any(reader.busy() for reader in readers):
+                busy = any(reader.busy() for reader in readers)
+                if came < MAX_BACKGROUND and not busy and not (writers and writers.unfinished()):
                     yield readers
                     return
             if self._session.ended.wait(_PAUSE_SECONDS):
                 raise OSError(errno.ENXIO, f"{self._session.mountpoint} is not mounted any more")
             _check_time(deadline)
-
-    @contextmanager
-    def _root(self) -> Iterator[int | None]:
-        """A descriptor of the root for syncfs(2). None where it is a file that buffers nothing, and
-        that to open may mean something.
-
-        Opened beforehand: later the opening would be held back too.
-        """
-        if self._root_type not in (S_IFDIR, S_IFREG):
-            yield None
-            return
-        fd = os.open(self._session.mountpoint, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
 
     @contextmanager
     def _standstill(self, deadline: float) -> Iterator[list[Reader]]:
@@ -189,9 +191,9 @@ class _Invitation:
         self._meeting.attend()
 
 
-def _hold(readers: list[Reader], phase: Phase) -> None:
+def _hold(readers: list[Reader], phase: Phase, writers: Writers) -> None:
     for reader in readers:
-        reader.hold(phase, WRITES_HELD)
+        reader.hold(phase, writers, WRITES_HELD)
 
 
 def _check_time(deadline: float) -> None:
@@ -201,26 +203,63 @@ def _check_time(deadline: float) -> None:
         )
 
 
-def _syncfs(fd: int | None, deadline: float) -> None:
-    """syncfs(2), by a thread that is left behind where a file server keeps it waiting."""
-    if fd is None:
-        return
-    outcome: Future[None] = Future()
-    own = os.dup(fd)
+class _Root:
+    """The root of a mount, held open for syncfs(2) by a thread of its own, which has nothing else
+    open: see `syscalls.leave_descriptors`.
 
-    def sync() -> None:
+    Opened beforehand: later the opening would be held back too. A thread that a file server keeps
+    waiting is left behind.
+    """
+
+    def __init__(self, mountpoint: str, root_type: int, deadline: float) -> None:
+        self._deadline = deadline
+        self._wanted: SimpleQueue[Future[None] | None] = SimpleQueue()
+        # Any other file buffers nothing, and to open it may mean something.
+        self._buffers = root_type in (S_IFDIR, S_IFREG)
+        if self._buffers:
+            opened: Future[None] = Future()
+            threading.Thread(
+                target=self._run, args=(mountpoint, opened), name="puffs-syncfs", daemon=True
+            ).start()
+            try:
+                self._wait(opened)
+            except BaseException:
+                self.__exit__()
+                raise
+
+    def syncfs(self) -> None:
+        """Have the kernel send what is dirty. ETIMEDOUT after the deadline."""
+        if self._buffers:
+            done: Future[None] = Future()
+            self._wanted.put(done)
+            self._wait(done)
+
+    def __enter__(self) -> "_Root":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._wanted.put(None)
+
+    def _wait(self, done: Future[None]) -> None:
         try:
-            syscalls.syncfs(own)
-        except OSError as exc:
-            outcome.set_exception(exc)
-        else:
-            outcome.set_result(None)
-        finally:
-            os.close(own)
+            done.result(max(0.0, self._deadline - monotonic()))
+        except TimeoutError:
+            _check_time(self._deadline)
+            raise
 
-    threading.Thread(target=sync, name="puffs-syncfs", daemon=True).start()
-    try:
-        outcome.result(max(0.0, deadline - monotonic()))
-    except TimeoutError:
-        _check_time(deadline)
-        raise
+    def _run(self, mountpoint: str, opened: Future[None]) -> None:
+        try:
+            syscalls.leave_descriptors()
+            fd = os.open(mountpoint, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as exc:
+            opened.set_exception(exc)
+            return
+        opened.set_result(None)
+        while (done := self._wanted.get()) is not None:
+            try:
+                syscalls.syncfs(fd)
+            except OSError as exc:
+                done.set_exception(exc)
+            else:
+                done.set_result(None)
+        os.close(fd)

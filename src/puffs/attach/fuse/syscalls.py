@@ -1,4 +1,4 @@
-"""mount(2), umount2(2), unshare(2) and syncfs(2), which Python 3.11 does not have.
+"""mount(2), umount2(2), unshare(2), syncfs(2), close_range(2): Python 3.11 does not have them.
 
 Through the C library that the interpreter runs on; `ctypes.CDLL` lets go of the GIL for each call,
 so a thread that serves a mount goes on while another one mounts or unmounts.
@@ -21,8 +21,14 @@ MS_SLAVE: Final = 1 << 19
 MNT_DETACH: Final = 1 << 1
 UMOUNT_NOFOLLOW: Final = 1 << 3
 
+CLONE_FILES: Final = 0x00000400
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWUSER: Final = 0x10000000
+
+_CLOSE_RANGE: Final = 436
+"""The number of close_range(2), on all architectures."""
+_CLOSE_RANGE_UNSHARE: Final = 1 << 1
+_LAST: Final = 0xFFFFFFFF
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -84,6 +90,25 @@ def syncfs(fd: int) -> None:
     """
     if _libc.syncfs(fd) != 0:
         _fail(f"descriptor {fd}")
+
+
+def leave_descriptors(keep: int = -1) -> None:
+    """Give the calling thread a descriptor table of its own, with `keep` in it or nothing.
+
+    For threads that use a mount which this very process serves. If it is killed meanwhile, they may
+    wait for an answer that cannot come before the connection is closed; and it is not closed while
+    one thread of the process has it open. Linux before 5.9 has no close_range(2).
+    """
+    ranges = [(0, keep - 1), (keep + 1, _LAST)] if keep >= 0 else [(0, _LAST)]
+    flags = _CLOSE_RANGE_UNSHARE
+    for first, last in ranges:
+        if first > last:
+            continue
+        arguments = (ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(flags))
+        if _libc.syscall(ctypes.c_long(_CLOSE_RANGE), *arguments) != 0:
+            unshare(CLONE_FILES)
+            os.closerange(first, min(last + 1, os.sysconf("SC_OPEN_MAX")))
+        flags = 0
 
 
 def _fail(target: str) -> None:

@@ -1,4 +1,4 @@
-"""What signals a caller has pending: the kernel says that he was interrupted, and not by what."""
+"""What can be found out of a caller beyond his request: proc(5) knows his threads."""
 
 import signal
 from pathlib import Path
@@ -11,7 +11,10 @@ _FATAL: Final = sum(
 
 
 def is_to_end(tid: int) -> bool:
-    """Whether a signal that is to end thread `tid`, or its process, is pending (statement 2.7)."""
+    """Whether a signal that is to end thread `tid`, or its process, is pending (statement 2.7).
+
+    The kernel says that a caller was interrupted, and not by what.
+    """
     try:
         status = Path(f"/proc/{tid}/status").read_text(errors="replace")
     except OSError:
