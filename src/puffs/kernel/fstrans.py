@@ -81,7 +81,7 @@ class Fstrans:
             if _NEXT[self._state] is not state or (
                 state is State.SUSPENDED and self._owner != threading.get_ident()
             ):
-                raise OSError(errno.EBUSY, f"it is {self._state.name} already")
+                raise OSError(errno.EBUSY, f"it is {self._state.name.lower()} already")
             if state is State.SUSPENDED:
                 self._state = state
             else:

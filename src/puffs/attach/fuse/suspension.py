@@ -18,7 +18,7 @@ middle of a write(2).
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -115,6 +115,7 @@ class Suspension:
         With `writers` none of them is in the middle of a write(2).
         """
         root.syncfs()
+        root.close()  # now: what the kernel sends then would be held back later
         while True:
             with self._standstill(deadline) as readers:
                 came = sum(reader.background_requests() for reader in readers)
@@ -213,10 +214,10 @@ class _Root:
 
     def __init__(self, mountpoint: str, root_type: int, deadline: float) -> None:
         self._deadline = deadline
-        self._wanted: SimpleQueue[Future[None] | None] = SimpleQueue()
+        self._wanted: SimpleQueue[tuple[Callable[[int], object], Future[None]]] = SimpleQueue()
         # Any other file buffers nothing, and to open it may mean something.
-        self._buffers = root_type in (S_IFDIR, S_IFREG)
-        if self._buffers:
+        self._open = root_type in (S_IFDIR, S_IFREG)
+        if self._open:
             opened: Future[None] = Future()
             threading.Thread(
                 target=self._run, args=(mountpoint, opened), name="puffs-syncfs", daemon=True
@@ -229,16 +230,26 @@ class _Root:
 
     def syncfs(self) -> None:
         """Have the kernel send what is dirty. ETIMEDOUT after the deadline."""
-        if self._buffers:
-            done: Future[None] = Future()
-            self._wanted.put(done)
-            self._wait(done)
+        if self._open:
+            self._wait(self._do(syscalls.syncfs))
+
+    def close(self) -> None:
+        """That was all; wait until it is closed."""
+        if self._open:
+            self._open = False
+            self._wait(self._do(os.close))
 
     def __enter__(self) -> "_Root":
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._wanted.put(None)
+        if self._open:
+            self._do(os.close)
+
+    def _do(self, function: Callable[[int], object]) -> Future[None]:
+        done: Future[None] = Future()
+        self._wanted.put((function, done))
+        return done
 
     def _wait(self, done: Future[None]) -> None:
         try:
@@ -255,11 +266,12 @@ class _Root:
             opened.set_exception(exc)
             return
         opened.set_result(None)
-        while (done := self._wanted.get()) is not None:
+        function: Callable[[int], object] | None = None
+        while function is not os.close:
+            function, done = self._wanted.get()
             try:
-                syscalls.syncfs(fd)
+                function(fd)
             except OSError as exc:
                 done.set_exception(exc)
             else:
                 done.set_result(None)
-        os.close(fd)
