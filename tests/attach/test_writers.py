@@ -4,7 +4,7 @@ import pytest
 
 from puffs.attach.fuse.writers import Writers
 
-TID, NODE, OTHER = 7, 3, 4
+TID, NODE, OTHER = 1 << 30, 3, 4
 PAGE = 4096
 MAX_WRITE = 1 << 20
 
@@ -33,7 +33,7 @@ def test_a_write_that_ends_where_the_kernel_parts_them_may_go_on(
 ) -> None:
     found = writers()
     found.wrote(TID, NODE, offset, size)
-    assert found.unfinished() is may_go_on
+    assert found.unfinished(True) is may_go_on
     assert found.goes_on(TID, NODE, offset + size) is may_go_on
 
 
@@ -51,7 +51,7 @@ def test_anything_else_that_a_thread_asks_for_shows_that_it_is_done() -> None:
     found = writers()
     found.wrote(TID, NODE, 100, PAGE - 100)
     found.came(TID)
-    assert not found.unfinished()
+    assert not found.unfinished(True)
     assert not found.goes_on(TID, NODE, PAGE)
 
 
@@ -59,7 +59,18 @@ def test_the_rest_ends_it() -> None:
     found = writers()
     found.wrote(TID, NODE, 100, PAGE - 100)
     found.wrote(TID, NODE, PAGE, 904)
-    assert not found.unfinished()
+    assert not found.unfinished(True)
+
+
+def test_the_rest_is_waited_for_as_long_as_it_may_come() -> None:
+    found = writers()
+    with open("/proc/thread-self/stat") as stat:
+        me = int(stat.read().split()[0])
+    found.wrote(TID, NODE, 100, PAGE - 100)  # there is no such thread
+    assert found.unfinished(unread=True)
+    assert not found.unfinished(unread=False)
+    found.wrote(me, NODE, 100, PAGE - 100)
+    assert found.unfinished(unread=False)
 
 
 def test_what_is_first_seen_at_a_page_may_have_begun_before() -> None:

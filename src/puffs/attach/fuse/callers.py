@@ -25,3 +25,14 @@ def is_to_end(tid: int) -> bool:
         if field in ("SigPnd", "ShdPnd"):
             pending |= int(value, 16)
     return bool(pending & _FATAL)
+
+
+def is_running(tid: int) -> bool:
+    """Whether thread `tid` is on a processor or wants to be, or waits for what will not take long:
+    states R and D, proc_pid_stat(5).
+    """
+    try:
+        stat = Path(f"/proc/{tid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] in (b"R", b"D")

@@ -369,16 +369,24 @@ class Session:
             )
         mounting.abort_connection(self.device[1])
 
+    def unread(self) -> bool:
+        """Whether there is a request that nobody has read."""
+        return self._poll(select.POLLIN, 0)
+
     def _has_ended(self) -> bool:
         """Whether the connection is over. One that somebody is just unmounting is waited for."""
+        return self._poll(0, _UNMOUNT_MS)  # errors are always told
+
+    def _poll(self, events: int, milliseconds: int) -> bool:
+        """poll(2) of the connection. True at its end in any case."""
         with self._lock:
             if self.ended.is_set():
                 return True
             fd = os.dup(self._fd)
         try:
             poller = select.poll()
-            poller.register(fd, 0)  # errors are always told
-            return bool(poller.poll(_UNMOUNT_MS))
+            poller.register(fd, events)
+            return bool(poller.poll(milliseconds))
         finally:
             os.close(fd)
 

@@ -120,12 +120,16 @@ class Suspension:
             with self._standstill(deadline) as readers:
                 came = sum(reader.background_requests() for reader in readers)
                 busy = any(reader.busy() for reader in readers)
-                if came < MAX_BACKGROUND and not busy and not (writers and writers.unfinished()):
+                if came < MAX_BACKGROUND and not busy and not self._cut(writers):
                     yield readers
                     return
             if self._session.ended.wait(_PAUSE_SECONDS):
                 raise OSError(errno.ENXIO, f"{self._session.mountpoint} is not mounted any more")
             _check_time(deadline)
+
+    def _cut(self, writers: Writers | None) -> bool:
+        """Whether this moment would cut a write(2) in two."""
+        return writers is not None and writers.unfinished(self._session.unread())
 
     @contextmanager
     def _standstill(self, deadline: float) -> Iterator[list[Reader]]:

@@ -8,9 +8,11 @@ them the file holds a part of what was to be written, so a suspension must let t
 from time import monotonic
 from typing import Final, NamedTuple
 
+from puffs.attach.fuse.callers import is_running
+
 _PAGE: Final = 4096
-_SECONDS: Final = 0.5
-"""How long the next WRITE may take to come. When it does not, that was all."""
+_SECONDS: Final = 5.0
+"""How long a thread may take to send the next WRITE. When it does not, that was all."""
 
 
 class _Written(NamedTuple):
@@ -49,7 +51,14 @@ class Writers:
         if end % _PAGE == 0 and (offset % _PAGE or size == self._max_write):
             self._written[tid] = _Written(nodeid, end, monotonic())
 
-    def unfinished(self) -> bool:
-        """Whether the rest of a write(2) is to be waited for."""
+    def unfinished(self, unread: bool) -> bool:
+        """Whether the rest of a write(2) is to be waited for.
+
+        `unread`: whether there are requests that nobody has read. The rest may be among them; else
+        it comes from a thread that is running, or wants to.
+        """
         since = monotonic() - _SECONDS
-        return any(written.when > since for written in self._written.copy().values())
+        return any(
+            written.when > since and (unread or is_running(tid))
+            for tid, written in self._written.copy().items()
+        )
