@@ -63,6 +63,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("statvfs", "", 0),
             ("sync", "wait cred", 0),
             ("fileid", "node", _NO),
+            ("vget", "ino", _NO),
             ("nodetofh", "node", _NO),
             ("fhtonode", "fid", _NO),
         ),

@@ -63,7 +63,6 @@ _ALWAYS: Final = (
 _FOR_OPERATION: Final = {
     "readdir": FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO,
     "advlock": FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS,
-    "fileid": FUSE_EXPORT_SUPPORT,
 }
 
 
@@ -132,7 +131,9 @@ def negotiate(body: memoryview, mount: Mount, max_write: int) -> Negotiated:
     for operation, flags in _FOR_OPERATION.items():
         if operation in mount.ops:
             wanted |= flags
-    if not wanted & FUSE_EXPORT_SUPPORT:
+    if mount.exports:
+        wanted |= FUSE_EXPORT_SUPPORT
+    elif "fileid" not in mount.ops:  # with it, handles are good for what the kernel remembers
         wanted |= FUSE_NO_EXPORT_SUPPORT
     # Without max_pages a request holds 32 pages.
     limit = max_write if offered & FUSE_MAX_PAGES else min(max_write, 32 * PAGE)
