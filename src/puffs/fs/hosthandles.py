@@ -6,7 +6,7 @@ they are an inode number, a generation of 32 bits, and bytes that are the same f
 an inode number below 2**31, both fit into the 63 bits of a number that the file server may give.
 """
 
-import sys
+from operator import itemgetter
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -15,19 +15,22 @@ _HEADER: Final = Struct("=Ii")
 
 
 class _Layout(NamedTuple):
-    """Where a handle, with its header, has the inode number and the generation."""
+    """A handle with its header: the fields, and which are the inode number and the generation."""
 
-    ino: slice
-    generation: slice
+    struct: Struct
+    ino: int
+    generation: int
 
 
 _LAYOUTS: Final = {
-    (0x01, 8): _Layout(slice(8, 12), slice(12, 16)),  # ext2 to ext4, f2fs, small xfs
-    (0x01, 12): _Layout(slice(12, 20), slice(8, 12)),  # tmpfs
-    (0x81, 12): _Layout(slice(8, 16), slice(16, 20)),  # xfs
-    (0x4D, 20): _Layout(slice(8, 16), slice(24, 28)),  # btrfs; between them is the subvolume
+    (0x01, 8): _Layout(Struct("=8sII"), 1, 2),  # ext2 to ext4, f2fs, small xfs
+    (0x01, 12): _Layout(Struct("=8sIQ"), 2, 1),  # tmpfs
+    (0x81, 12): _Layout(Struct("=8sQI"), 1, 2),  # xfs
+    (0x4D, 20): _Layout(Struct("=8sQ8sI"), 1, 3),  # btrfs; between them is the subvolume
 }
-"""By type and length. It is not believed: a number counts only if it gives the handle back."""
+"""By type and length. It is not relied on that the fields mean this: they are where handles differ,
+and a number is one only of the handle that it gives back.
+"""
 
 _INO_BITS: Final = 31
 _NUMBERS: Final = 1 << 63
@@ -39,28 +42,30 @@ class HandleNumbers:
 
     def __init__(self, like: bytes) -> None:
         length, kind = _HEADER.unpack_from(like)
-        self._like = like
-        self._layout = _LAYOUTS.get((kind, length))
+        self._layout = layout = _LAYOUTS.get((kind, length))
+        if layout is not None:
+            struct, *two = layout
+            self._like = struct.unpack(like)
+            self._rest_of = itemgetter(*(at for at in range(len(self._like)) if at not in two))
+            self._rest = self._rest_of(self._like)
 
     def number(self, handle: bytes) -> int | None:
         """The number for a handle; None if there is none that gives the handle back."""
         layout = self._layout
-        if layout is None:
+        if layout is None or len(handle) != layout.struct.size:
             return None
-        number = _read(handle, layout.generation) << _INO_BITS | _read(handle, layout.ino)
-        return number if number and self.handle(number) == handle else None
+        fields = layout.struct.unpack(handle)
+        ino: int = fields[layout.ino]
+        if ino >> _INO_BITS or self._rest_of(fields) != self._rest:
+            return None
+        number: int = fields[layout.generation] << _INO_BITS | ino
+        return number or None
 
     def handle(self, number: int) -> bytes | None:
         """The handle for a number; None if there can be none."""
         layout = self._layout
         if layout is None or not 0 < number < _NUMBERS:
             return None
-        generation, ino = divmod(number, 1 << _INO_BITS)
-        handle = bytearray(self._like)
-        for place, value in ((layout.ino, ino), (layout.generation, generation)):
-            handle[place] = value.to_bytes(place.stop - place.start, sys.byteorder)
-        return bytes(handle)
-
-
-def _read(handle: bytes, place: slice) -> int:
-    return int.from_bytes(handle[place], sys.byteorder)
+        fields = list(self._like)
+        fields[layout.generation], fields[layout.ino] = divmod(number, 1 << _INO_BITS)
+        return layout.struct.pack(*fields)
