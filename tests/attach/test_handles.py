@@ -186,6 +186,15 @@ def test_what_is_no_cookie_is_a_fault(operation: str, reply: object) -> None:
         assert len(server.called("error")) == 1
 
 
+def test_no_directory_is_in_itself() -> None:
+    server = Exported()
+    with FakeKernel(server) as kernel:
+        nodeid = kernel.lookup(b"dir")
+        server.reply["lookup"] = nodeid
+        assert error_of(kernel, nodeid, b"..") == EPROTO
+        assert [args[0] for args in server.called("error")] == ["LOOKUP"]
+
+
 def test_the_directory_that_one_is_in_is_asked_for() -> None:
     server = Exported()
     with FakeKernel(server) as kernel:

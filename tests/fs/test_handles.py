@@ -28,12 +28,9 @@ from tests.fs.host import (
     make_many,
     node_of,
     open_descriptors,
+    opens_handles,
 )
 from tests.fs.memory import Box
-
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0, reason="the host's handles are for root to open (CAP_DAC_READ_SEARCH)"
-)
 
 # ------------------------------------------------------------------------------------------- mem
 
@@ -191,7 +188,7 @@ def exported(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "exported"
 
 
-@needs_root
+@opens_handles
 def test_null_finds_each_file_in_the_next_run(exported: Path) -> None:
     paths = make_many(exported, 40)
     (exported / "link").symlink_to("nowhere")
@@ -213,7 +210,7 @@ def test_null_finds_each_file_in_the_next_run(exported: Path) -> None:
             assert second.read(node) == path.encode()
 
 
-@needs_root
+@opens_handles
 def test_null_finds_nothing_that_is_gone(exported: Path) -> None:
     passed = Passed(exported)
     ids, fids = [], []
@@ -233,7 +230,7 @@ def test_null_finds_nothing_that_is_gone(exported: Path) -> None:
             passed.fs.fhtonode(fid)
 
 
-@needs_root
+@opens_handles
 def test_null_refuses_what_is_no_handle_of_its_files(exported: Path) -> None:
     (exported / "file").touch()
     passed = Passed(exported)
@@ -253,7 +250,7 @@ def test_null_refuses_what_is_no_handle_of_its_files(exported: Path) -> None:
     assert open_descriptors() == before
 
 
-@needs_root
+@opens_handles
 def test_null_does_not_lead_outside_of_its_directory(exported: Path) -> None:
     for name in ("ours", "theirs"):
         (exported / name / "dir/sub").mkdir(parents=True)
@@ -273,7 +270,7 @@ def test_null_does_not_lead_outside_of_its_directory(exported: Path) -> None:
             assert ours.fs.fileid(node_of(ours.fs.vget(number))) != (number, generation)
 
 
-@needs_root
+@opens_handles
 def test_null_loses_a_directory_that_others_move_away(exported: Path) -> None:
     (exported / "ours/dir/sub").mkdir(parents=True)
     (exported / "elsewhere").mkdir()
@@ -294,7 +291,7 @@ def test_null_loses_a_directory_that_others_move_away(exported: Path) -> None:
     assert node_of(passed.fs.lookup(inner, "..", SERVER)) is passed.root
 
 
-@needs_root
+@opens_handles
 def test_null_finds_a_renamed_file(exported: Path) -> None:
     (exported / "file").write_text("contents")
     (exported / "dir").mkdir()
@@ -329,7 +326,7 @@ def test_null_without_a_right_or_without_handles_promises_none(
     in_child(body, any_host, nobody=nobody)
 
 
-@needs_root
+@opens_handles
 def test_null_promises_no_handles_of_files_in_other_mounts(host: Path) -> None:
     (host / "other").mkdir()
     mount("none", str(host / "other"), "tmpfs", 0, "")

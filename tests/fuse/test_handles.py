@@ -17,7 +17,7 @@ from puffs.attach.trial import Trials
 from puffs.fs import hostcalls
 from puffs.fs.mem import MemFS
 from puffs.fs.null import NullFS
-from tests.fs.host import fails, in_memory
+from tests.fs.host import fails, in_memory, opens_handles
 from tests.fuse.async_twin import async_twin
 from tests.fuse.conftest import Notes
 from tests.fuse.handles import (
@@ -25,13 +25,12 @@ from tests.fuse.handles import (
     descriptor_of,
     forget_all,
     handle_of,
-    needs_root,
     nodes,
     number_in,
     opened,
 )
 
-pytestmark = [pytest.mark.fuse, needs_root]
+pytestmark = [pytest.mark.fuse, opens_handles]
 
 MANY = 1000
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -247,3 +246,8 @@ def test_a_removed_file_that_is_open_is_still_found(puffs_mount: Trials) -> None
         forget_all(top)
         with fails(errno.ESTALE):
             contents(mount_fd, handle)
+
+
+def test_the_roots_of_all_mounts_have_one_handle(puffs_mount: Trials) -> None:
+    """Linux makes it so, and asks nobody."""
+    assert handle_of(puffs_mount(MemFS)) == handle_of(puffs_mount(MemFS))

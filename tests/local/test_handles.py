@@ -1,6 +1,5 @@
 """Handles in process: `name_to_handle` and `open_by_handle`."""
 
-import os
 from errno import E2BIG, EEXIST, EINVAL, EISDIR, ELOOP, ENXIO, EOPNOTSUPP, EPERM, ESTALE
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from puffs.fs.mem import MemFS
 from puffs.fs.null import NullFS
 from puffs.kernel.args import FHSIZE_MAX
 from puffs.kernel.handles import HandleTooLong
-from tests.fs.host import make_many
+from tests.fs.host import make_many, opens_handles
 from tests.kernel.little import fails
 
 SUPERUSER = puffs.Cred(0, 0, groups=())
@@ -124,7 +123,7 @@ def test_where_there_are_no_handles() -> None:
         vfs.open_by_handle(b"12345678")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the host's handles are for root to open")
+@opens_handles
 def test_handles_of_null_outlive_the_file_server(tmp_path: Path) -> None:
     paths = make_many(tmp_path, 1000)
     with puffs.local(NullFS(tmp_path)) as vfs:

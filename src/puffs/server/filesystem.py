@@ -120,8 +120,8 @@ class FileSystem(Generic[Node]):
         Define it and the handles that Linux makes (name_to_handle_at(2)) are these two; with `vget`
         they stay valid for as long as the file lives. A number that is used again for another file
         needs another generation, and so do the files of another file system of yours: a random one
-        that is kept with the files will do. A number beyond is no error, but its handles end with
-        the mount. `getattr` may show another `ino`. Never an `async def`.
+        that is kept with the files will do. The handles of a number from 2**63 on end with the
+        mount. `getattr` may show another `ino`. Never an `async def`.
         """
         raise NotImplementedError
 

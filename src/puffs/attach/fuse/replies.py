@@ -47,7 +47,7 @@ ENTRY_REPLY_SIZE: Final = HEADER + ENTRY_SIZE
 _TTL_MAX: Final = 1 << 31
 """68 years: beyond it the kernel's own clock arithmetic ends."""
 
-Adopt = Callable[[Cookie], Vnode]
+_Adopt = Callable[[Cookie], Vnode]
 
 _HINTS: Final = {
     "direct_io": FOPEN_DIRECT_IO,
@@ -115,7 +115,7 @@ class Replies:
     opened: Callable[[Any, int, Vnode], None]
     itself: Callable[[Any, int, Vnode], None]
     regained: Callable[[Any, int, int], None]
-    above: Callable[[Any, int], None]
+    above: Callable[[Any, int, Vnode], None]
 
     def __init__(self, channel: Channel, mount: Mount, files: OpenFiles, flow: Flow) -> None:
         server = mount.server
@@ -297,26 +297,28 @@ class Replies:
         self.found, self.made, self.itself = then(found), then(made), then(itself)
 
         def nameless(
-            reply: Any, unique: int, adopt: Adopt, cookie: Cookie, entry: Entry | None
+            reply: Any, unique: int, adopt: _Adopt, cookie: Cookie, entry: Entry | None
         ) -> None:
             attr = police.attributes(reply, cookie, "getattr")
             send(attr, unique, adopt(cookie), entry)
 
         nameless = then(nameless)
 
-        def handed(reply: Any, unique: int, adopt: Adopt, operation: str) -> None:
+        def handed(
+            reply: Any, unique: int, adopt: _Adopt, other_than: Vnode, operation: str
+        ) -> None:
             """The entry of a node that was found without a name."""
-            cookie, attr, entry = police.node(reply, NOWHERE, operation)
+            cookie, attr, entry = police.node(reply, other_than, operation)
             reply = getattr_(cookie, None) if attr is None else attr
             nameless(reply, unique, adopt, cookie, entry)
 
         def regained(reply: Any, unique: int, nodeid: int) -> None:
             """What `vget` has found by its number: LOOKUP "." of a node that is not known."""
-            handed(reply, unique, partial(vnodes.regain, nodeid=nodeid), "vget")
+            handed(reply, unique, partial(vnodes.regain, nodeid=nodeid), NOWHERE, "vget")
 
-        def above(reply: Any, unique: int) -> None:
-            """The directory that another one is in: LOOKUP ".."."""
-            handed(reply, unique, adopt, "lookup")
+        def above(reply: Any, unique: int, vnode: Vnode) -> None:
+            """The directory that `vnode` is in: LOOKUP ".."."""
+            handed(reply, unique, adopt, vnode, "lookup")
 
         self.regained, self.above = then(regained), then(above)
 

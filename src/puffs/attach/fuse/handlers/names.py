@@ -105,7 +105,7 @@ def _by_handle(serving: Serving) -> Callable[[int, int, str], None]:
         if nodeid == ROOT_ID:
             itself(unique, nodeid)
         elif mount.exports:
-            reply.above(fs_lookup(vnode.cookie, "..", cred()), unique)
+            reply.above(fs_lookup(vnode.cookie, "..", cred()), unique, vnode)
         else:
             raise OSError(ESTALE, os.strerror(ESTALE))
 
