@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from puffs.server.filesystem import FileSystem as FileSystem
     from puffs.server.paths import PathFileSystem as PathFileSystem
     from puffs.server.tree import Tree as Tree
+    from puffs.server.types import FHFLAG_DYNAMIC as FHFLAG_DYNAMIC
+    from puffs.server.types import FHFLAG_NFSV2 as FHFLAG_NFSV2
+    from puffs.server.types import FHFLAG_NFSV3 as FHFLAG_NFSV3
     from puffs.server.types import RENAME_EXCHANGE as RENAME_EXCHANGE
     from puffs.server.types import RENAME_NOREPLACE as RENAME_NOREPLACE
     from puffs.server.types import RENAME_WHITEOUT as RENAME_WHITEOUT
@@ -58,8 +61,8 @@ _HOME = {
     "puffs.server.paths": "PathFileSystem",
     "puffs.server.tree": "Tree",
     "puffs.server.types": (
-        "Buffer Cookie DirEntry Entry Lock Open RENAME_EXCHANGE RENAME_NOREPLACE RENAME_WHITEOUT "
-        "Suspend"
+        "Buffer Cookie DirEntry Entry FHFLAG_DYNAMIC FHFLAG_NFSV2 FHFLAG_NFSV3 Lock Open "
+        "RENAME_EXCHANGE RENAME_NOREPLACE RENAME_WHITEOUT Suspend"
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -202,7 +202,7 @@ def test_a_stuck_client_does_not_hold_up_the_end(
         (b'{"command": "status"}\n', '"puffs": 1'),
         (b'{"puffs": 2, "command": "status"}\n', '"puffs": 1'),
         (b'{"puffs": 1}\n', "one of"),
-        (b'{"puffs": 1, "command": "explode"}\n', "one of stats, status"),
+        (b'{"puffs": 1, "command": "explode"}\n', "one of resume, stats, status"),
         (b'{"puffs": 1, "command": ["status"]}\n', "one of"),
         (b'{"puffs": 1, "command": "trace", "only": "read"}\n', "list"),
         (b'{"puffs": 1, "command": "trace", "only": [{}]}\n', "no operation"),

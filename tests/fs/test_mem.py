@@ -36,7 +36,7 @@ def test_the_root_belongs_to_who_serves_it() -> None:
     box = Box()
     attr = box.attr("")
     assert (attr.type, attr.uid, attr.gid) == (stat.S_IFDIR, os.geteuid(), os.getegid())
-    assert box.fs.fileid(box.root) == (1, 0)
+    assert box.fs.fileid(box.root)[0] == attr.ino == 1
 
 
 # ------------------------------------------------------------------------------------- making files
@@ -84,7 +84,7 @@ def test_no_inode_number_is_used_twice() -> None:
     seen = {box.fs.fileid(box.root)}
     for _ in range(100):
         node = box.file("file")
-        assert box.fs.fileid(node) == (box.attr("file").ino, 0)
+        assert box.fs.fileid(node)[0] == box.attr("file").ino
         seen.add(box.fs.fileid(node))
         box.remove("file")
         box.fs.reclaim(node)

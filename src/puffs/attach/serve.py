@@ -24,7 +24,7 @@ from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.args import MountArgs
-from puffs.kernel.mount import Mount, Servable
+from puffs.kernel.mount import Mount, Servable, args_for
 from puffs.server.stepping import is_async
 
 logger = logging.getLogger("puffs")
@@ -252,8 +252,7 @@ class _Request:
                 "writeback: the kernel fills up pages and sets sizes and times later, for which "
                 f"this file server lacks {', '.join(sorted(lacking))}"
             )
-        name = server.name or type(server).__name__.lower()
-        return server, MountArgs(name, request_size=wanted.max_write or 0)
+        return server, args_for(server, request_size=wanted.max_write or 0)
 
     def connect(
         self, mount: Mount, connecting: Callable[[], None] = lambda: None

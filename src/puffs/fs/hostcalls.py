@@ -21,6 +21,8 @@ _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _MAX_HANDLE_SZ: Final = 128
+HANDLE_MAX: Final = 8 + _MAX_HANDLE_SZ
+"""The longest that `file_handle` gives: a `struct file_handle`, with its length and type."""
 _STATX_BTIME: Final = 0x800
 _STATX_MNT_ID: Final = 0x1000
 _CAP_SETGID: Final = 1 << 6

@@ -16,6 +16,7 @@ steps of a dict, and contents as `Extents` says.
 
 import os
 import re
+import secrets
 import stat
 import threading
 import time
@@ -31,8 +32,9 @@ from errno import (
     ENXIO,
     EOPNOTSUPP,
     EPERM,
+    ESTALE,
 )
-from itertools import count
+from struct import Struct
 from typing import ClassVar, Final
 
 import puffs
@@ -75,6 +77,8 @@ _RENAME_FLAGS: Final = frozenset(
 # system that knows ACLs does. Told that they are not supported, cp(1) and the like use chmod(2).
 _XATTR: Final = re.compile(r"(user|trusted|security)\..+", re.DOTALL)
 _CAPABILITY: Final = "security.capability"
+_HANDLE: Final = Struct("<QI")
+"""A file handle: the inode number and the generation."""
 _SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
@@ -87,13 +91,16 @@ class MemFS(puffs.FileSystem[Node]):
     `mem:?size=64M&files=1000`. What goes beyond fails with ENOSPC. Raises `ValueError` when they
     are no such numbers.
 
-    The tree lives as long as this object: unmounted and mounted again, it is still there.
+    The tree lives as long as this object: unmounted and mounted again, it is still there, and file
+    handles are still good. No inode number is ever used twice, so all files have one generation: a
+    random one, by which the handles of another tree are told from those of this one.
     """
 
     name: ClassVar[str] = "mem"
     name_ttl: ClassVar[float] = puffs.FOREVER
     attr_ttl: ClassVar[float] = puffs.FOREVER
     negative_ttl: ClassVar[float] = puffs.FOREVER
+    fhsize: ClassVar[int] = _HANDLE.size
 
     def __init__(self, size: int | str = 0, files: int | str = 0) -> None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -104,7 +111,9 @@ class MemFS(puffs.FileSystem[Node]):
         self._files = 0
         # Files that lost their last name, or never had one, and that the host still knows.
         self._nameless: set[Node] = set()
-        self._inos = count(1)  # never used twice, so that generation 0 does for all
+        self._generation = secrets.randbits(32)
+        self._last_ino = 1
+        self._by_ino: dict[int, Node] = {}
         now = time.time_ns()
         attr = puffs.Attr(
             stat.S_IFDIR | 0o755,
@@ -114,9 +123,9 @@ class MemFS(puffs.FileSystem[Node]):
             mtime_ns=now,
             ctime_ns=now,
             btime_ns=now,
-            ino=next(self._inos),
+            ino=self._last_ino,
         )
-        self._root = Directory(attr)
+        self._root = self._by_ino[attr.ino] = Directory(attr)
         self._root.parent = self._root
 
     # ----------------------------------------------------------------------- the whole file system
@@ -137,8 +146,27 @@ class MemFS(puffs.FileSystem[Node]):
         )
 
     def fileid(self, node: Node) -> tuple[int, int]:
-        """The inode number, which no other file will ever have; thus generation 0."""
-        return node.attr.ino, 0
+        """The inode number, which no other file will ever have, and the generation of the tree."""
+        return node.attr.ino, self._generation
+
+    def vget(self, ino: int) -> puffs.Entry:
+        """The file with an inode number. One without a name is found while anybody knows it."""
+        node = self._by_ino.get(ino)
+        if node is None:
+            raise error(ESTALE)
+        return puffs.Entry(node, node.attr)
+
+    def nodetofh(self, node: Node) -> bytes:
+        """What `fileid` says, as bytes."""
+        return _HANDLE.pack(node.attr.ino, self._generation)
+
+    def fhtonode(self, fid: bytes) -> Node:
+        """The file of a handle. ESTALE when it is gone, or was never here."""
+        ino, generation = _HANDLE.unpack(fid)
+        node = self._by_ino.get(ino)
+        if node is None or generation != self._generation:
+            raise error(ESTALE)
+        return node
 
     def reclaim(self, node: Node) -> None:
         """Free a file that has no name: nobody can reach it any more."""
@@ -146,6 +174,7 @@ class MemFS(puffs.FileSystem[Node]):
             if node not in self._nameless:
                 return
             self._nameless.remove(node)
+            del self._by_ino[node.attr.ino]
             self._files -= 1
             if node.xattrs is not None:
                 self._used -= sum(map(_xattr_cost, node.xattrs, node.xattrs.values()))
@@ -157,8 +186,8 @@ class MemFS(puffs.FileSystem[Node]):
     # ---------------------------------------------------------------------------------------- names
 
     def lookup(self, dir: Node, name: str, cred: puffs.Cred) -> puffs.Entry:
-        """Find a name. ENOENT, ENOTDIR, ENAMETOOLONG."""
-        node = directory(dir).find(name)
+        """Find a name. ENOENT, ENOTDIR, ENAMETOOLONG; ESTALE for ".." in what was removed."""
+        node = directory(dir).above() if name == ".." else directory(dir).find(name)
         return puffs.Entry(node, node.attr)
 
     def create(
@@ -470,7 +499,8 @@ class MemFS(puffs.FileSystem[Node]):
         if self._max_files and self._files >= self._max_files:
             raise error(ENOSPC)
         self._files += 1
-        node.attr.ino = next(self._inos)
+        node.attr.ino = self._last_ino = self._last_ino + 1
+        self._by_ino[node.attr.ino] = node
         puffs.inherit(parent.attr, node.attr)
 
     def _whiteout(self, parent: Directory, cred: puffs.Cred) -> Node:

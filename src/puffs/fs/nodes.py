@@ -11,6 +11,7 @@ from errno import (
     ENOENT,
     ENOTDIR,
     ENOTEMPTY,
+    ESTALE,
 )
 from typing import Final
 
@@ -89,6 +90,12 @@ class Directory(Node):
             _check_length(name)
             raise error(ENOENT)
         return node
+
+    def above(self) -> "Directory":
+        """The directory that this one is in. ESTALE when it was removed."""
+        if self.parent is None:
+            raise error(ESTALE)
+        return self.parent
 
     def check_target(self, name: str) -> None:
         """Can something be called `name` here? ENAMETOOLONG; ENOENT when the directory is gone."""

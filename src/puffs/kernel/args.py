@@ -9,17 +9,26 @@ import errno
 from dataclasses import dataclass, replace
 from typing import Final
 
+from puffs.server.types import FHFLAG_DYNAMIC as FHFLAG_DYNAMIC
+from puffs.server.types import FHFLAG_NFSV2 as FHFLAG_NFSV2
+from puffs.server.types import FHFLAG_NFSV3 as FHFLAG_NFSV3
+
 VERSION: Final = 1
 """The version of these arguments. Another one is refused (M7)."""
 
-FHFLAG_DYNAMIC: Final = 1
-FHFLAG_NFSV2: Final = 2
-FHFLAG_NFSV3: Final = 4
-FHFLAG_MASK: Final = 7
+FHFLAG_MASK: Final = FHFLAG_DYNAMIC | FHFLAG_NFSV2 | FHFLAG_NFSV3
 
-FHSIZE_MAX: Final = 1020
-"""The longest file handle: 1024 bytes less the kernel's header of 4 (C6)."""
-_FHSIZE_NFS: Final = {FHFLAG_NFSV2: ("NFSv2", 28), FHFLAG_NFSV3: ("NFSv3", 60)}
+FHANDLE_SIZE_MAX: Final = 1024
+"""The longest file handle that a host passes on, with the header that it puts before it (C6)."""
+FHANDLE_HEADER: Final = 4
+"""That header: length and padding. File servers never see it, and no size here counts it (C5)."""
+FHSIZE_MAX: Final = FHANDLE_SIZE_MAX - FHANDLE_HEADER
+"""The longest file handle of a file server: 1020 bytes."""
+_FHSIZE_NFS: Final = {
+    FHFLAG_NFSV2: ("NFSv2", 32 - FHANDLE_HEADER),
+    FHFLAG_NFSV3: ("NFSv3", 64 - FHANDLE_HEADER),
+}
+"""The longest that these protocols take (C7)."""
 
 REQUEST_HEADER: Final = 4096
 """What a request may need beside its data (C8)."""
@@ -38,9 +47,9 @@ class MountArgs:
     """What a mounting asks for. `checked()` gives back what was granted.
 
     `name` names the file server; `fhsize` is the length of its file handles in bytes (0: none), or
-    the largest with FHFLAG_DYNAMIC; `request_size` is the largest data of one request in bytes (0:
-    as much as the host takes); `buckets` is the reference's size of the node table, kept within its
-    limits and otherwise without effect on a Python dict.
+    the largest with FHFLAG_DYNAMIC in `fhflags`; `request_size` is the largest data of one request
+    in bytes (0: as much as the host takes); `buckets` is the reference's size of the node table,
+    kept within its limits and otherwise without effect on a Python dict.
     """
 
     name: str

@@ -90,12 +90,14 @@ class Attachment(Protocol):
 
 
 class Servable(Protocol):
-    """What a file server is to the kernel half: its operations, lifetimes and name."""
+    """What a file server is to the kernel half: its operations, lifetimes, name and handles."""
 
     name_ttl: ClassVar[float]
     attr_ttl: ClassVar[float]
     negative_ttl: ClassVar[float]
     name: ClassVar[str]
+    fhsize: ClassVar[int]
+    fhflags: ClassVar[int]
 
     @property
     def asynchronous(self) -> bool:
@@ -107,11 +109,17 @@ class Servable(Protocol):
         ...
 
 
+def args_for(server: Servable, request_size: int = 0) -> MountArgs:
+    """What a mounting of `server` asks for: its name, and its file handles as it has them."""
+    name = server.name or type(server).__name__.lower()
+    return MountArgs(name, fhsize=server.fhsize, fhflags=server.fhflags, request_size=request_size)
+
+
 class Mount:
     """The kernel half of one mount.
 
     Building it checks the arguments and calls the file server's `mount`, whose error is the
-    caller's. `args` None means the defaults, with the file server's name. `clock` gives the present
+    caller's. `args` None means what `args_for` says. `clock` gives the present
     in nanoseconds. `finish` is given what an operation returned and gives back its result: the same
     thing, or that of the coroutine of an `async def`. An attachment with an event loop sets
     its own.
@@ -128,7 +136,7 @@ class Mount:
         self.status = Status.BEFOREINIT
         self.server = server
         self.name = server.name or type(server).__name__.lower()
-        self.args = (args or MountArgs(self.name)).checked()
+        self.args = (args or args_for(server)).checked()
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
         self.clock = clock
@@ -186,6 +194,14 @@ class Mount:
     def read_only(self) -> bool:
         """Whether the file server defines nothing that changes the file system."""
         return CHANGING.isdisjoint(self.ops)
+
+    @property
+    def exports(self) -> bool:
+        """Whether a file can be found again by the number that `fileid` gave (`vget`).
+
+        Then hosts may be promised that their handles outlive what they remember.
+        """
+        return "fileid" in self.ops and "vget" in self.ops
 
     @property
     def tracks_opens(self) -> bool:

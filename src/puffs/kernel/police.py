@@ -195,6 +195,31 @@ def xattr_names(reply: object, cookie: Cookie) -> bytes:
     return listing
 
 
+def handle(reply: object, size: int, dynamic: bool, cookie: Cookie) -> bytes:
+    """What `nodetofh` returns: `size` bytes, or up to so many if `dynamic` (H5, H7, H8)."""
+    try:
+        fid = bytes(memoryview(reply))  # type: ignore[arg-type]
+    except TypeError:
+        raise ProtocolFault(
+            "VPTOFH", f"nodetofh returned {type(reply).__name__}, not bytes", node=cookie
+        ) from None
+    if len(fid) > size:
+        raise ProtocolFault(
+            "VPTOFH",
+            f"nodetofh returned a handle of {len(fid)} bytes, where `fhsize` is {size}",
+            E2BIG,
+            cookie,
+        )
+    if len(fid) < size and not dynamic:
+        raise ProtocolFault(
+            "VPTOFH",
+            f"nodetofh returned a handle of {len(fid)} bytes, where all have {size}: with"
+            " `fhflags = puffs.FHFLAG_DYNAMIC` they may be shorter",
+            node=cookie,
+        )
+    return fid
+
+
 def statvfs(reply: object) -> StatVfs:
     """What `statvfs` returns."""
     if isinstance(reply, StatVfs):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from errno import EEXIST, ESTALE
 from itertools import count
 from os import strerror
+from typing import Final
 
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie
@@ -23,8 +24,8 @@ ROOT_ID = 1
 OWN_IDS = 1 << 63
 """Where node ids start that the kernel half gives out beside those of a file server with `fileid`.
 
+They mean nothing to the file server, and nothing in another mount.
 """
-
 
 _DEPTH_MAX = 4096
 """No path has more names than it may have bytes (PATH_MAX)."""
@@ -56,10 +57,17 @@ class Vnode:
         while vnode is not None and vnode.parent is not None and len(names) < _DEPTH_MAX:
             names.append(vnode.name)
             vnode = vnode.parent
-        return "/" + "/".join(reversed(names))
+        if vnode is None or vnode.nodeid == ROOT_ID:
+            return "/" + "/".join(reversed(names))
+        # It was found by its number, and nobody has said where it is.
+        return "/".join([f"<node {vnode.nodeid}>", *reversed(names)])
 
     def __repr__(self) -> str:
         return f"Vnode({self.nodeid}, {self.cookie!r}, lookups={self.lookups}, opens={self.opens})"
+
+
+NOWHERE: Final = Vnode(object(), 0, 0, 0)
+"""In place of the directory, for what is found without a name. No cookie is like its own."""
 
 
 class NodeIds(dict[int, Vnode]):
@@ -101,10 +109,11 @@ class VnodeTable:
     def set_root(self, cookie: Cookie) -> Vnode:
         """Make the vnode of the root.
 
-        It counts as known to the host for as long as the mount lives.
+        It counts as known to the host for as long as the mount lives. Its generation is 0, whatever
+        the file server says: Linux takes no other (fuse(4)).
         """
         root = self._make(cookie)
-        root.nodeid = ROOT_ID
+        root.nodeid, root.generation = ROOT_ID, 0
         root.lookups = 1
         self._by_cookie[cookie] = self.by_nodeid[ROOT_ID] = root
         return root
@@ -129,13 +138,12 @@ class VnodeTable:
             vnode = self._by_cookie.get(cookie)
             if vnode is None:
                 vnode = made or self._make(cookie)
-                if vnode.nodeid in self.by_nodeid:
+                if vnode.nodeid in self.by_nodeid or vnode.nodeid >= OWN_IDS:
                     # The file server's number is taken: the host has not yet forgotten an older
-                    # file of that number, or it is the root's. This one gets a number of ours, and
-                    # its handles end with the mount.
+                    # file of that number, or it is the root's or one of ours. This one gets a
+                    # number of ours, and its handles end with the mount.
                     vnode.generation = self._generation
-                    while vnode.nodeid in self.by_nodeid:
-                        vnode.nodeid = next(self._own_ids)
+                    vnode.nodeid = next(self._own_ids)
                 self._by_cookie[cookie] = self.by_nodeid[vnode.nodeid] = vnode
             elif new:
                 raise ProtocolFault(
@@ -144,6 +152,24 @@ class VnodeTable:
             vnode.lookups += 1
             if parent is not None:
                 vnode.parent, vnode.name = parent, name
+        return vnode
+
+    def regain(self, cookie: Cookie, nodeid: int) -> Vnode:
+        """The vnode of the file that the file server has found by the number `nodeid`, counted.
+
+        ESTALE when it is not known to the host by that number: an older file was there first. Then
+        nothing is counted. A file that has another number is a fault of the file server.
+        """
+        assert self._fileid is not None
+        number, _ = self._fileid(cookie)
+        if number != nodeid:
+            raise ProtocolFault(
+                "LOOKUP", f"vget({nodeid}) gave {cookie!r}, whose fileid is {number}", node=cookie
+            )
+        vnode = self.adopt(cookie)
+        if vnode.nodeid != nodeid:
+            self.forget(vnode.nodeid, 1)
+            raise OSError(ESTALE, strerror(ESTALE))
         return vnode
 
     def forget(self, nodeid: int, lookups: int) -> None:

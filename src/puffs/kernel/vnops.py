@@ -14,7 +14,7 @@ from stat import S_IFDIR, S_IFLNK, S_IFREG, S_IMODE, S_ISREG
 from types import CoroutineType
 from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, TypeVar
 
-from puffs.kernel import police
+from puffs.kernel import handles, police
 from puffs.kernel.directory import OpenDirectory
 from puffs.kernel.mount import Mount, Status
 from puffs.kernel.vnode import Vnode
@@ -84,6 +84,8 @@ def _vop(
             if not any_time and vnops.mount.status is not Status.RUNNING:
                 raise OSError(errno.ENXIO, f"{vnops.mount.name} is {vnops.mount.status.name}")
             return step(vnops, *args, **kwargs)
+        except handles.HandleTooLong:
+            raise
         except Exception as exc:
             code = vnops.mount.errno_of(exc, name)
             raise OSError(code, os.strerror(code)) from exc
@@ -157,6 +159,16 @@ class Vnops:
     def forget(self, vnode: Vnode, lookups: int = 1) -> None:
         """The host has forgotten a vnode: the last one reclaims it."""
         self._forget(vnode, lookups)
+
+    @_vop
+    def fhtovp(self, fid: bytes) -> Found:
+        """The file that a file handle names: `handles.fhtovp` (F1 to F6)."""
+        return self._with_attr(handles.fhtovp(self.mount, fid, self._do), None)
+
+    @_vop
+    def vptofh(self, vnode: Vnode, room: int | None = None) -> bytes:
+        """The file handle of a vnode: `handles.vptofh` (H1 to H9)."""
+        return handles.vptofh(self.mount, vnode, room, self._do)
 
     @_vop
     def create(self, dir: Vnode, name: str, mode: int, flags: int) -> tuple[Found, OpenFile]:

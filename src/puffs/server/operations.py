@@ -65,6 +65,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("sync", "wait cred", 0),
             ("snapshot", "destination", _NO),
             ("fileid", "node", _NO),
+            ("vget", "ino", _NO),
             ("nodetofh", "node", _NO),
             ("fhtonode", "fid", _NO),
         ),

@@ -46,8 +46,8 @@ class PathFileSystem:
       directory above was renamed meanwhile is called again with the new path.
 
     A file that has no path, or a file known by something better than its path, is beyond this
-    class: `lookup`, `tmpfile`, `fileid`, `nodetofh`, `fhtonode`, `inactive` and `reclaim` are for
-    `puffs.FileSystem`.
+    class: `lookup`, `tmpfile`, `fileid`, `vget`, `nodetofh`, `fhtonode`, `inactive` and `reclaim`
+    are for `puffs.FileSystem`.
     """
 
     name_ttl: ClassVar[float] = 1.0
@@ -58,6 +58,9 @@ class PathFileSystem:
     """Seconds for which a host may trust that a name does not exist."""
     name: ClassVar[str] = ""
     """The type of the mount is `fuse.puffs.NAME`; by default the class's name in lower case."""
+    fhsize: ClassVar[int] = 0
+    """There are no file handles: a path does not name a file for good."""
+    fhflags: ClassVar[int] = 0
 
     @property
     def asynchronous(self) -> bool:

@@ -22,6 +22,13 @@ RENAME_EXCHANGE: Final = 2
 RENAME_WHITEOUT: Final = 4
 """`rename` leaves a whiteout, a character device 0:0, at the old name."""
 
+FHFLAG_DYNAMIC: Final = 1
+"""File handles may be shorter than `fhsize` (puffs_setfhsize(3))."""
+FHFLAG_NFSV2: Final = 2
+"""File handles are to fit into those of NFSv2: 28 bytes."""
+FHFLAG_NFSV3: Final = 4
+"""File handles are to fit into those of NFSv3: 60 bytes."""
+
 
 class Entry:
     """What `lookup` and the operations that make files may return instead of a bare cookie.

@@ -64,7 +64,6 @@ _ALWAYS: Final = (
 _FOR_OPERATION: Final = {
     "readdir": FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO,
     "advlock": FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS,
-    "fileid": FUSE_EXPORT_SUPPORT,
 }
 
 
@@ -141,7 +140,9 @@ def negotiate(
                 errno.EOPNOTSUPP, "this kernel has no write-back cache: omit -o writeback"
             )
         wanted |= FUSE_WRITEBACK_CACHE
-    if not wanted & FUSE_EXPORT_SUPPORT:
+    if mount.exports:
+        wanted |= FUSE_EXPORT_SUPPORT
+    elif "fileid" not in mount.ops:  # with it, handles are good for what the kernel remembers
         wanted |= FUSE_NO_EXPORT_SUPPORT
     # Without max_pages a request holds 32 pages.
     limit = max_write if offered & FUSE_MAX_PAGES else min(max_write, 32 * PAGE)

@@ -6,6 +6,7 @@ encodes it and sends it. See `flow` for how the halves are joined.
 """
 
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -27,7 +28,7 @@ from puffs.attach.fuse.files import NO_FH, OpenFiles, unwrap
 from puffs.attach.fuse.flow import Flow
 from puffs.kernel import police
 from puffs.kernel.mount import Mount
-from puffs.kernel.vnode import Vnode
+from puffs.kernel.vnode import NOWHERE, Vnode
 from puffs.server.attr import WIRE_SIZE, Attr
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie, Entry, Open
@@ -45,6 +46,8 @@ ENTRY_REPLY_SIZE: Final = HEADER + ENTRY_SIZE
 
 _TTL_MAX: Final = 1 << 31
 """68 years: beyond it the kernel's own clock arithmetic ends."""
+
+_Adopt = Callable[[Cookie], Vnode]
 
 _HINTS: Final = {
     "direct_io": FOPEN_DIRECT_IO,
@@ -111,6 +114,8 @@ class Replies:
     made: Callable[[Any, int, Vnode, str, str], None]
     opened: Callable[[Any, int, Vnode], None]
     itself: Callable[[Any, int, Vnode], None]
+    regained: Callable[[Any, int, int], None]
+    above: Callable[[Any, int, Vnode], None]
 
     def __init__(self, channel: Channel, mount: Mount, files: OpenFiles, flow: Flow) -> None:
         server = mount.server
@@ -290,6 +295,32 @@ class Replies:
             send(attr, unique, adopt(vnode.cookie), None)
 
         self.found, self.made, self.itself = then(found), then(made), then(itself)
+
+        def nameless(
+            reply: Any, unique: int, adopt: _Adopt, cookie: Cookie, entry: Entry | None
+        ) -> None:
+            attr = police.attributes(reply, cookie, "getattr")
+            send(attr, unique, adopt(cookie), entry)
+
+        nameless = then(nameless)
+
+        def handed(
+            reply: Any, unique: int, adopt: _Adopt, other_than: Vnode, operation: str
+        ) -> None:
+            """The entry of a node that was found without a name."""
+            cookie, attr, entry = police.node(reply, other_than, operation)
+            reply = getattr_(cookie, None) if attr is None else attr
+            nameless(reply, unique, adopt, cookie, entry)
+
+        def regained(reply: Any, unique: int, nodeid: int) -> None:
+            """What `vget` has found by its number: LOOKUP "." of a node that is not known."""
+            handed(reply, unique, partial(vnodes.regain, nodeid=nodeid), NOWHERE, "vget")
+
+        def above(reply: Any, unique: int, vnode: Vnode) -> None:
+            """The directory that `vnode` is in: LOOKUP ".."."""
+            handed(reply, unique, adopt, vnode, "lookup")
+
+        self.regained, self.above = then(regained), then(above)
 
     def _build_opened(self) -> None:
         channel, files = self._channel, self._files

@@ -10,7 +10,7 @@ import os
 import posixpath
 import weakref
 from collections.abc import Callable, Iterator
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import IO, TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, cast, overload
 
 from puffs.attach.local import file as files
@@ -130,15 +130,64 @@ class LocalFileSystem(NameCalls):
         There is no descriptor: `fileno()` raises `io.UnsupportedOperation`. Devices, fifos and
         sockets cannot be opened (ENXIO).
         """
+        return self._file_object(
+            file,
+            (file,),
+            lambda flags: self._open(text_of(file), flags),
+            mode,
+            buffering,
+            encoding,
+            errors,
+            newline,
+        )
+
+    def open_by_handle(
+        self,
+        handle: bytes,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """Open the file that `name_to_handle` has named so, as `open` does; it makes none (EEXIST).
+
+        ESTALE when it is gone; EOPNOTSUPP where there are no handles; EINVAL for bytes that have no
+        length of a handle; ELOOP for a symbolic link. It leads past all directories, so it is for
+        the superuser: EPERM. [open_by_handle_at(2)]
+        """
+        return self._file_object(
+            handle,
+            (),
+            lambda flags: self._open_handle(handle, flags),
+            mode,
+            buffering,
+            encoding,
+            errors,
+            newline,
+        )
+
+    def _file_object(
+        self,
+        name: Path,
+        paths: tuple[Path, ...],
+        opener: Callable[[int], tuple[OpenFile, Attr]],
+        mode: str,
+        buffering: int,
+        encoding: str | None,
+        errors: str | None,
+        newline: str | None,
+    ) -> IO[Any]:
+        """A file object called `name` over what `opener` opens, given flags of open(2)."""
         parsed = files.parse_mode(mode)
         files.check_open_arguments(parsed, buffering, encoding, errors, newline)
         if encoding is None and not parsed.binary:
-            encoding = io.text_encoding(encoding)
-        with self._at(file):
-            opened, attr = self._open(text_of(file), parsed.flags)
+            encoding = io.text_encoding(encoding, 3)
+        with self._at(*paths):
+            opened, attr = opener(parsed.flags)
             self._host.handles.add(opened)
             exclusive = bool(parsed.flags & os.O_EXCL)
-            raw = LocalFile(self, self._host, self._permissions, opened, file, exclusive)
+            raw = LocalFile(self, self._host, self._permissions, opened, name, exclusive)
             try:
                 if parsed.flags & os.O_APPEND and raw.seekable():
                     raw.seek(0, os.SEEK_END)
@@ -173,6 +222,19 @@ class LocalFileSystem(NameCalls):
         found, opened = maker.create(place.dir.vnode, place.name, mode, _open_flags(flags))
         self._vnops.forget(found.vnode)
         return opened, found.attr
+
+    def _open_handle(self, handle: bytes, flags: int) -> tuple[OpenFile, Attr]:
+        if not self._cred.superuser:
+            raise error(errno.EPERM)
+        found = self._vnops.fhtovp(handle)
+        try:
+            if flags & os.O_EXCL:
+                raise error(errno.EEXIST)
+            if S_ISLNK(found.attr.mode):
+                raise error(errno.ELOOP)
+            return self._open_found(found, flags)
+        finally:
+            self._vnops.forget(found.vnode)
 
     def _open_found(self, found: Found, flags: int) -> tuple[OpenFile, Attr]:
         writing = flags & os.O_ACCMODE != os.O_RDONLY
