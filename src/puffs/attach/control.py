@@ -1,4 +1,4 @@
-"""The control socket of a served mount: status, statistics, traces, unmounting.
+"""The control socket of a served mount: status, statistics, traces, snapshots, unmounting.
 
 A client connects and sends one line, a JSON object: ``{"puffs": 1, "command": NAME, ...}``, where 1
 is `VERSION`. The answer is one line: ``{"ok": true, "result": ...}``, or ``{"ok": false, "errno":
@@ -16,6 +16,7 @@ import logging
 import os
 import select
 import socket
+import stat
 import struct
 import threading
 import time
@@ -262,6 +263,25 @@ class Control:
     def _sync(self, _asked: dict[str, Any]) -> None:
         self._mount.sync(True)
 
+    def _snapshot(self, asked: dict[str, Any]) -> dict[str, Any]:
+        destination = asked.get("destination")
+        if not isinstance(destination, str) or not os.path.isabs(destination):
+            raise ValueError("destination: must be an absolute path")
+        device = self._session.device
+        assert device is not None
+        if _lies_on(destination, os.makedev(*device)):
+            raise OSError(
+                errno.EINVAL, f"{destination}: a snapshot cannot be made on its own mount"
+            )
+        began = time.monotonic()
+        self._mount.snapshot(destination)
+        seconds = time.monotonic() - began
+        made = os.lstat(destination)
+        return {
+            "seconds": seconds,
+            "bytes": made.st_size if stat.S_ISREG(made.st_mode) else None,
+        }
+
     def _trace(self, asked: dict[str, Any]) -> Trace:
         trace = Trace(self._observation, _wanted(asked.get("only")))
         with self._lock:
@@ -291,6 +311,7 @@ class Control:
         "stats": _stats,
         "unmount": _unmount,
         "sync": _sync,
+        "snapshot": _snapshot,
     }
 
 
@@ -356,6 +377,14 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:  # it was faster
         pass
+
+
+def _lies_on(path: str, device: int) -> bool:
+    """Whether `path` is on a device, or would be if there were such a file."""
+    try:
+        return os.stat(path).st_dev == device
+    except FileNotFoundError:
+        return os.stat(os.path.dirname(path)).st_dev == device
 
 
 def _waiting(minor: int) -> int | None:

@@ -328,6 +328,17 @@ class Mount:
         if first is not None:
             raise first
 
+    def snapshot(self, destination: str) -> None:
+        """Have the file server write a copy of the whole file system to a path of the host.
+
+        EOPNOTSUPP when it does not do that (I3, improved). Not inside an operation.
+        """
+        self._running()
+        operation = self.ops.get("snapshot")
+        if operation is None:
+            raise OSError(self.missing("snapshot"), f"{self.name} makes no snapshots")
+        self.call(operation, destination)
+
     def new_attr(self, mode: int, cred: Cred, rdev: int = 0) -> Attr:
         """The attributes that a new file of `cred` is made with: owner, and all times now."""
         now = self.clock()

@@ -105,6 +105,16 @@ class FileSystem(Generic[Node]):
         """
         raise NotImplementedError
 
+    def snapshot(self, destination: str) -> None:
+        """Write a copy of the whole file system to `destination`, a path of the host's.
+
+        [puffs_snapshot, I3] Called while the mount is suspended, so that nothing changes meanwhile:
+        what is copied was there at one moment. Whatever form it has, `destination` appears when it
+        is whole, and a copy that fails leaves nothing behind. It lies outside of this mount, which
+        answers nobody now.
+        """
+        raise NotImplementedError
+
     def fileid(self, node: Node) -> tuple[int, int]:
         """The inode number (64 bits, not 0) and generation (32 bits) of `node`: stable for ever,
         also across restarts.

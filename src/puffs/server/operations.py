@@ -62,6 +62,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("unmounted", "", 0, "faf"),
             ("statvfs", "", 0),
             ("sync", "wait cred", 0),
+            ("snapshot", "destination", _NO),
             ("fileid", "node", _NO),
             ("nodetofh", "node", _NO),
             ("fhtonode", "fid", _NO),
