@@ -363,6 +363,8 @@ def _send(connection: socket.socket, *messages: dict[str, Any]) -> None:
 def _refuse(connection: socket.socket, exc: Exception) -> None:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.EINVAL
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    if isinstance(exc, OSError) and exc.filename:
+        text = f"{exc.filename}: {text}"
     _send(connection, {"ok": False, "errno": code, "error": text or type(exc).__name__})
     # What was not read when it is closed would make the client see a reset, and not the refusal.
     connection.settimeout(_REFUSAL_SECONDS)

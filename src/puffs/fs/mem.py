@@ -115,6 +115,8 @@ class MemFS(puffs.FileSystem[Node]):
         # this object, and so are its numbers: who starts from that image goes on with another
         # generation.
         self._generation = secrets.randbits(32)
+        if image == "":
+            raise ValueError("mem: image= names no file: write one as in image=/srv/x.img")
         if image is None:
             begin = Image(_new_root(self._generation), 2, 0, 0)
         else:
