@@ -289,7 +289,7 @@ def test_limits_are_numbers_with_units(text: int | str, number: int) -> None:
 @pytest.mark.parametrize("name", ["size", "files"])
 def test_limits_that_are_no_numbers_are_refused(name: str, text: int | str) -> None:
     with pytest.raises(ValueError, match=rf"mem: {name}={text} is no number: give one such as"):
-        Box(**{name: text})
+        MemFS(size=text) if name == "size" else MemFS(files=text)
 
 
 def test_without_limits_the_machine_is_the_limit() -> None:
