@@ -3,8 +3,8 @@
 import errno
 import gc
 import os
+import re
 import shutil
-import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ import puffs
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
 from puffs.fs import hostcalls
 from puffs.fs.null import NullFS
+from tests.cli.commands import PUFFS, succeeds
+from tests.cli.commands import puffs as puffs_
+from tests.cli.commands import serving as serving_mount
 from tests.fs.host import NOBODY, acl, fails, in_child, open_descriptors
 from tests.fs.trees import facts
 
@@ -92,8 +95,7 @@ def fill(data: Path) -> None:
     os.mkfifo(data / "fifo", 0o640)
     os.mknod(data / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(data / "block", stat.S_IFBLK | 0o600, os.makedev(7, 99))
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(data / "socket"))
+    os.mknod(data / "socket", stat.S_IFSOCK | 0o600)
     (data / "name \udcff\n").write_text("odd")
     with (data / "holes").open("wb") as stream:
         stream.truncate(10 << 20)
@@ -344,6 +346,25 @@ def shares_blocks(directory: Path) -> bool:
     for path in (directory / "probe", directory / "probe.copy"):
         path.unlink(missing_ok=True)
     return done.returncode == 0
+
+
+@pytest.mark.fuse
+def test_of_a_real_mount(place: Path, tmp_path: Path) -> None:
+    mnt = tmp_path.resolve() / "mnt"
+    mnt.mkdir()
+    with serving_mount(*PUFFS, "mount", "-f", f"null:{place}/data", mnt, mountpoint=mnt):
+        with (mnt / "file").open("w") as stream:
+            stream.write("contents")
+            stream.flush()
+            told = succeeds(*PUFFS, "snapshot", mnt, place / "copy")
+        assert re.fullmatch(rf"{place}/copy: [\d.]+ (µs|ms|s)\n", told)
+        (mnt / "later").touch()
+        done = puffs_("snapshot", mnt, place / "data/copy")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert "cannot be made inside of what it is made of" in done.stderr
+        assert sorted(os.listdir(mnt)) == ["file", "later"]
+    assert os.listdir(place / "copy") == ["file"]
+    assert (place / "copy/file").read_text() == "contents"
 
 
 def test_in_process_too(place: Path) -> None:

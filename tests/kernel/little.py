@@ -93,6 +93,8 @@ class Little(puffs.FileSystem[int]):
 
     def sync(self, wait: bool, cred: puffs.Cred) -> None: ...
 
+    def snapshot(self, destination: str) -> None: ...
+
     def lookup(self, dir: int, name: str, cred: puffs.Cred) -> int | puffs.Entry:
         try:
             return self.nodes[dir].names[name]
