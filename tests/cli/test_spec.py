@@ -1,5 +1,6 @@
 """SPEC: what a command line can name, and what is said when it cannot be found."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator

@@ -10,11 +10,14 @@ from pathlib import Path
 from struct import pack, unpack_from
 from typing import Any
 
-from puffs.fs.nodes import Directory, File, Node, Symlink
-from tests.fs.memory import ROOT, Box, fails, node_of
+from puffs.fs.extents import CHUNK
+from puffs.fs.nodes import FILE_MAX, Directory, File, Node, Symlink
+from tests.fs.memory import ROOT, Box, a_tree, fails, node_of
 
 REG, DIR, LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 ROOT_INO = 1
+KEEP_SIZE = 1
+"""FALLOC_FL_KEEP_SIZE of fallocate(2)."""
 
 Record = tuple[bytes, bytes]
 """Kind and payload."""
@@ -191,7 +194,7 @@ def check(box: Box, size: int, files: int) -> None:
         if isinstance(node, File):
             taken = node.contents().allocated
             assert attr.blocks == (taken + 511) // 512
-            box.set(node, size=(1 << 63) - 1)  # what was behind its end can be seen now
+            box.set(node, size=FILE_MAX)  # what was behind its end can be seen now
             assert sum(len(data) for _, data in data_of(box, node)) == taken
             used += taken
         used += sum(len(name) + len(value) for name, value in (node.xattrs or {}).items())
@@ -205,3 +208,53 @@ def check(box: Box, size: int, files: int) -> None:
             box.reserve(new, 0, size - used)
         with fails(errno.ENOSPC):
             box.write(new, size - used, b"x")
+
+
+# ------------------------------------------------------------------------------------------ samples
+
+SIMPLE: tuple[Record, ...] = (
+    root(),
+    file(2, b"f", size=3, btime=(0, (1 << 32) - 1)),
+    xattr(b"user.a", b"v"),
+    data(0, b"abc"),
+    link(1, 2, b"g"),
+    end(2),
+)
+"""The root, and a file that has two names, an extended attribute and three bytes."""
+
+
+def rich() -> Box:
+    """A file system with something of everything."""
+    box = a_tree()
+    box.file("name \udcff\n")
+    box.symlink("odd", "to \udcfe")
+    box.link("sym", "full/sym")
+    box.link("fifo", "full/deep/fifo")
+    box.mknod("device", stat.S_IFBLK | 0o6612, os.makedev(259, 70_000))
+    box.mknod("null", stat.S_IFCHR, os.makedev(1, 3))
+    box.mknod("socket", stat.S_IFSOCK | 0o7)
+    holes = box.file("holes")
+    box.set(holes, size=FILE_MAX)
+    for at, text in ((0, b"a"), (CHUNK - 1, b"bc"), (5 * CHUNK + 7, b"d" * CHUNK), (1 << 40, b"e")):
+        box.write(holes, at, text)
+    box.reserve(holes, CHUNK, 10, KEEP_SIZE | 2)
+    box.reserve(box.file("reserved", b"begin"), 0, 3 * CHUNK + 5, KEEP_SIZE)
+    box.file("full/large", bytes(range(256)) * 1000)
+    box.set(box.node("full"), mode=0o3750, uid=1 << 31, mtime_ns=-1, ctime_ns=-1_500_000_000)
+    box.set(box.node("file"), mode=0o4711, mtime_ns=(1 << 62) + 123_456_789)
+    box.fs.getattr(box.node("dir")).btime_ns = None
+    for node, name, value in (
+        (box.node("file"), "user.x", b"\0value"),
+        (box.node("file"), "security.\udcff", b"x" * 65536),
+        (box.node("odd"), "trusted.empty", b""),
+        (box.root, "user.root", b"of the root"),
+    ):
+        box.fs.setxattr(node, name, value, 0)
+    box.file("gone")
+    box.remove("gone")  # one number is left out
+    return box
+
+
+def golden() -> bytes:
+    """The image of `SIMPLE`."""
+    return sealed(*SIMPLE, next_ino=5)
