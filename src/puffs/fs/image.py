@@ -129,14 +129,14 @@ class Image(NamedTuple):
 
     Attributes:
         root: the tree.
+        nodes: all files in it, with the root, by inode number.
         next_ino: the inode number that the next new file gets.
-        files: how many files there are beside the root.
         used: the bytes that contents and extended attributes take.
     """
 
     root: Directory
+    nodes: dict[int, Node]
     next_ino: int
-    files: int
     used: int
 
 
@@ -277,7 +277,7 @@ class _Reader:
             self._refuse("there is something behind the end of the image")
         if self._root is None:
             self._refuse("there is no root")
-        return Image(self._root, self._next_ino, len(self._nodes) - 1, self._used)
+        return Image(self._root, self._nodes, self._next_ino, self._used)
 
     def _refuse(self, why: str) -> NoReturn:
         raise ImageError(f"{self._path}: at byte {self._at}: {why}")

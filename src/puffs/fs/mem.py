@@ -118,10 +118,13 @@ class MemFS(puffs.FileSystem[Node]):
         if image == "":
             raise ValueError("mem: image= names no file: write one as in image=/srv/x.img")
         if image is None:
-            begin = Image(_new_root(self._generation), 2, 0, 0)
+            begin = _empty(self._generation)
         else:
             begin = load(image, self._size, self._max_files)
-        self._root, self._next_ino, self._files, self._used = begin
+        self._root = begin.root
+        self._next_ino = begin.next_ino
+        self._files = len(begin.nodes) - 1
+        self._used = begin.used
 
     # ----------------------------------------------------------------------- the whole file system
 
@@ -562,8 +565,8 @@ class MemFS(puffs.FileSystem[Node]):
             self._drop_xattr(node, _CAPABILITY)
 
 
-def _new_root(generation: int) -> Directory:
-    """The root of a new file system; it belongs to who serves it."""
+def _empty(generation: int) -> Image:
+    """A new file system: a root that belongs to who serves it."""
     now = time.time_ns()
     attr = puffs.Attr(
         stat.S_IFDIR | 0o755,
@@ -578,7 +581,7 @@ def _new_root(generation: int) -> Directory:
     root = Directory(attr)
     root.generation = generation
     root.parent = root
-    return root
+    return Image(root, {attr.ino: root}, attr.ino + 1, 0)
 
 
 def _number(name: str, value: int | str) -> int:
