@@ -53,7 +53,8 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 
 # What some tests need beside Python. Without it they are skipped.
 for_tests = ( $(call apt,command -v fusermount3,fuse3,mounting as an ordinary user) ) || true; \
-	( $(call apt,command -v rsync git tar,rsync git tar,what the tests run on mounts) ) || true
+	( $(call apt,command -v rsync git tar,rsync git tar,what the tests run on mounts) ) || true; \
+	( $(call apt,command -v mkfs.xfs && command -v mkfs.btrfs,xfsprogs btrfs-progs,snapshots of null) ) || true
 
 .PHONY: help demo test test-full lint format bench clean $(VENV) $(BENCH_VENV)
 

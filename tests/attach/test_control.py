@@ -107,6 +107,20 @@ def test_statistics_on_reset_and_off(kernel: FakeKernel) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
+@pytest.mark.parametrize("destination", [None, 5, "", "relative/x.img"])
+def test_a_snapshot_needs_an_absolute_path(kernel: FakeKernel, destination: object) -> None:
+    with pytest.raises(OSError, match="must be an absolute path") as caught:
+        ask(MOUNT, "snapshot", destination=destination)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_snapshot_needs_a_file_server_that_makes_them(kernel: FakeKernel, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="toy makes no snapshots") as caught:
+        ask(MOUNT, "snapshot", destination=f"{tmp_path}/x.img")
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert not (tmp_path / "x.img").exists()
+
+
 def test_a_trace_streams_until_the_end(kernel: FakeKernel) -> None:
     with asking.trace(MOUNT, [], PATIENCE) as events:
         assert ask(MOUNT, "status")["traces"] == 1
@@ -202,7 +216,7 @@ def test_a_stuck_client_does_not_hold_up_the_end(
         (b'{"command": "status"}\n', '"puffs": 1'),
         (b'{"puffs": 2, "command": "status"}\n', '"puffs": 1'),
         (b'{"puffs": 1}\n', "one of"),
-        (b'{"puffs": 1, "command": "explode"}\n', "one of resume, stats, status"),
+        (b'{"puffs": 1, "command": "explode"}\n', "one of resume, snapshot, stats, status"),
         (b'{"puffs": 1, "command": ["status"]}\n', "one of"),
         (b'{"puffs": 1, "command": "trace", "only": "read"}\n', "list"),
         (b'{"puffs": 1, "command": "trace", "only": [{}]}\n', "no operation"),

@@ -9,6 +9,14 @@ PAGE = 4096
 MAX_WRITE = 1 << 20
 
 
+def yes() -> bool:
+    return True
+
+
+def no() -> bool:
+    return False
+
+
 def writers() -> Writers:
     """With a thread that was seen before."""
     found = Writers(MAX_WRITE)
@@ -33,7 +41,7 @@ def test_a_write_that_ends_where_the_kernel_parts_them_may_go_on(
 ) -> None:
     found = writers()
     found.wrote(TID, NODE, offset, size)
-    assert found.unfinished(True) is may_go_on
+    assert found.unfinished(yes) is may_go_on
     assert found.goes_on(TID, NODE, offset + size) is may_go_on
 
 
@@ -51,7 +59,7 @@ def test_anything_else_that_a_thread_asks_for_shows_that_it_is_done() -> None:
     found = writers()
     found.wrote(TID, NODE, 100, PAGE - 100)
     found.came(TID)
-    assert not found.unfinished(True)
+    assert not found.unfinished(yes)
     assert not found.goes_on(TID, NODE, PAGE)
 
 
@@ -59,7 +67,7 @@ def test_the_rest_ends_it() -> None:
     found = writers()
     found.wrote(TID, NODE, 100, PAGE - 100)
     found.wrote(TID, NODE, PAGE, 904)
-    assert not found.unfinished(True)
+    assert not found.unfinished(yes)
 
 
 def test_the_rest_is_waited_for_as_long_as_it_may_come() -> None:
@@ -67,10 +75,10 @@ def test_the_rest_is_waited_for_as_long_as_it_may_come() -> None:
     with open("/proc/thread-self/stat") as stat:
         me = int(stat.read().split()[0])
     found.wrote(TID, NODE, 100, PAGE - 100)  # there is no such thread
-    assert found.unfinished(unread=True)
-    assert not found.unfinished(unread=False)
+    assert found.unfinished(yes)
+    assert not found.unfinished(no)
     found.wrote(me, NODE, 100, PAGE - 100)
-    assert found.unfinished(unread=False)
+    assert found.unfinished(no)
 
 
 def test_what_is_first_seen_at_a_page_may_have_begun_before() -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import puffs
+from puffs.attach.asking import ask, mounted
 from puffs.attach.trial import Trials
 from puffs.fs import hostcalls
 from puffs.fs.mem import MemFS
@@ -158,11 +159,12 @@ def without(taken: dict[str, Taken], end: str) -> dict[str, Taken]:
 
 
 @pytest.mark.parametrize("twin", [False, True], ids=["def", "async"])
-def test_mem_finds_what_the_kernel_has_forgotten(
-    puffs_mount: Trials, notes: Asked, twin: bool
+def test_mem_finds_what_the_kernel_has_forgotten_and_an_image_has_kept(
+    puffs_mount: Trials, notes: Asked, tmp_path: Path, twin: bool
 ) -> None:
     cls = notes.noting(MemFS)
-    top = puffs_mount(async_twin(cls) if twin else cls)
+    make = async_twin(cls) if twin else cls
+    top = puffs_mount(make)
     make_many(top)
     taken = take(top)
     check_asked(top, taken, notes)
@@ -175,6 +177,15 @@ def test_mem_finds_what_the_kernel_has_forgotten(
     forget_all(top)
     check_stale(top, gone)
     check_all(top, taken)
+
+    image = tmp_path / "image"
+    ask(mounted(top), "snapshot", 60, destination=str(image))
+    puffs_mount.unmount(top)
+    notes.clear()
+    puffs_mount(partial(make, image=image), mountpoint=top)
+    check_asked(top, taken, notes)
+    check_stale(top, gone)
+    assert take(top) == taken
 
 
 def test_null_finds_what_the_kernel_has_forgotten_and_the_last_run_knew(

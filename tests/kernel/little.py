@@ -93,6 +93,8 @@ class Little(puffs.FileSystem[int]):
 
     def sync(self, wait: bool, cred: puffs.Cred) -> None: ...
 
+    def snapshot(self, destination: str) -> None: ...
+
     def lookup(self, dir: int, name: str, cred: puffs.Cred) -> int | puffs.Entry:
         try:
             return self.nodes[dir].names[name]
@@ -193,8 +195,6 @@ class Little(puffs.FileSystem[int]):
 
     def suspend(self, status: puffs.Suspend) -> None: ...
 
-    def snapshot(self, destination: str) -> None: ...
-
     def error(self, kind: str, code: int, text: str, node: Any) -> None: ...
 
 
@@ -226,6 +226,9 @@ class FakeHost:
 
     def resume(self) -> None:
         self.log.append(("resume",))
+
+    def holds(self, path: str) -> bool:
+        return path.startswith("/mnt/")
 
     def detach(self, force: bool) -> None:
         self.log.append(("detach", force))

@@ -5,7 +5,7 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from errno import EBUSY, EINPROGRESS, EINVAL, EIO, ENXIO, EPERM, EPROTO
+from errno import EBUSY, EINPROGRESS, EINVAL, EIO, ENXIO, EOPNOTSUPP, EPERM, EPROTO
 
 import pytest
 
@@ -434,6 +434,32 @@ def test_statvfs_asks_each_time() -> None:
 def test_statvfs_that_is_missing_is_zero() -> None:
     mount, _ = mounted(Little("statvfs"))
     assert mount.statvfs().blocks == 0
+
+
+@pytest.mark.statement("I3")
+def test_a_snapshot_is_made_by_the_file_server_where_its_operations_run() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    mount.snapshot("/srv/x.img")
+    assert server.asked("snapshot") == [("snapshot", "/srv/x.img")]
+    assert ("call",) in host.log
+    server.says["snapshot"] = OSError(EPERM, "not there")
+    with fails(EPERM):
+        mount.snapshot("/srv/x.img")
+
+
+@pytest.mark.statement("I3")
+def test_without_the_operation_there_are_no_snapshots() -> None:
+    mount, _ = mounted(Little("snapshot"))
+    with fails(EOPNOTSUPP):
+        mount.snapshot("/srv/x.img")
+
+
+def test_a_snapshot_needs_a_running_mount() -> None:
+    server = Little()
+    with fails(ENXIO):
+        Mount(server).snapshot("/srv/x.img")
+    assert server.asked("snapshot") == []
 
 
 @pytest.mark.statement("Y1")

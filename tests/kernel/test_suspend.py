@@ -336,6 +336,14 @@ def test_a_server_without_snapshots_says_so() -> None:
     assert told(server) == []
 
 
+def test_a_snapshot_on_the_mount_itself_is_refused() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    with fails(EINVAL):
+        mount.snapshot("/mnt/image")
+    assert told(server) == []
+
+
 @pytest.mark.statement("I3")
 def test_a_snapshot_that_fails_lets_the_mount_go_on() -> None:
     server = Little()

@@ -74,6 +74,7 @@ def test_a_failing_mount_is_the_callers_error(server: Little) -> None:
         lambda vfs: vfs.open("/f"),
         lambda vfs: vfs.exists("/"),
         lambda vfs: vfs.sync(),
+        lambda vfs: vfs.snapshot("/nowhere/x.img"),
         lambda vfs: list(vfs.walk("/")),
     ],
 )
@@ -522,6 +523,26 @@ def test_sync(server: Little, vfs: puffs.LocalFileSystem) -> None:
     server.says["sync"] = OSError(EIO, "no disk")
     with fails(EIO):
         vfs.sync()
+
+
+def test_snapshot(
+    server: Little, vfs: puffs.LocalFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    vfs.snapshot("x.img")
+    vfs.snapshot(tmp_path / "y.img")
+    assert server.asked("snapshot") == [
+        ("snapshot", f"{tmp_path}/x.img"),
+        ("snapshot", f"{tmp_path}/y.img"),
+    ]
+    server.says["snapshot"] = OSError(EIO, "/x.img: no disk")
+    with pytest.raises(OSError, match=r"/x\.img: no disk"):
+        vfs.snapshot("x.img")
+    server.says["snapshot"] = OSError(EIO)
+    with fails(EIO):
+        vfs.snapshot("x.img")
+    with puffs.local(Little("snapshot")) as without, fails(EOPNOTSUPP):
+        without.snapshot("x.img")
 
 
 def test_statvfs_has_the_numbers(vfs: puffs.LocalFileSystem) -> None:

@@ -46,6 +46,7 @@ HANDED_ON: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "unmounted": ((), ()),
     "statvfs": ((), ()),
     "sync": ((True, CRED), (True, CRED)),
+    "snapshot": (("/srv/x.img",), ("/srv/x.img",)),
     "create": ((D, "n", "attr", 2, CRED), ("/d/n", "attr", 2, CRED)),
     "mknod": ((D, "n", "attr", CRED), ("/d/n", "attr", CRED)),
     "mkdir": ((D, "n", "attr", CRED), ("/d/n", "attr", CRED)),

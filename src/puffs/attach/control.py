@@ -1,4 +1,4 @@
-"""The control socket of a served mount: status, statistics, traces, unmounting.
+"""The control socket of a served mount: status, statistics, traces, snapshots, unmounting.
 
 A client connects and sends one line, a JSON object: ``{"puffs": 1, "command": NAME, ...}``, where 1
 is `VERSION`. The answer is one line: ``{"ok": true, "result": ...}``, or ``{"ok": false, "errno":
@@ -16,6 +16,7 @@ import logging
 import os
 import select
 import socket
+import stat
 import struct
 import threading
 import time
@@ -273,6 +274,19 @@ class Control:
     def _resume(self, _asked: dict[str, Any]) -> None:
         self._mount.resume()
 
+    def _snapshot(self, asked: dict[str, Any]) -> dict[str, Any]:
+        destination = asked.get("destination")
+        if not isinstance(destination, str) or not os.path.isabs(destination):
+            raise ValueError("destination: must be an absolute path")
+        began = time.monotonic()
+        self._mount.snapshot(destination)
+        seconds = time.monotonic() - began
+        made = os.lstat(destination)
+        return {
+            "seconds": seconds,
+            "bytes": made.st_size if stat.S_ISREG(made.st_mode) else None,
+        }
+
     def _trace(self, asked: dict[str, Any]) -> Trace:
         trace = Trace(self._observation, _wanted(asked.get("only")))
         with self._lock:
@@ -304,6 +318,7 @@ class Control:
         "sync": _sync,
         "suspend": _suspend,
         "resume": _resume,
+        "snapshot": _snapshot,
     }
 
 
@@ -361,6 +376,8 @@ def _send(connection: socket.socket, *messages: dict[str, Any]) -> None:
 def _refuse(connection: socket.socket, exc: Exception) -> None:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.EINVAL
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+    if isinstance(exc, OSError) and exc.filename:
+        text = f"{exc.filename}: {text}"
     _send(connection, {"ok": False, "errno": code, "error": text or type(exc).__name__})
     # What was not read when it is closed would make the client see a reset, and not the refusal.
     connection.settimeout(_REFUSAL_SECONDS)

@@ -26,9 +26,9 @@ NOT_FOUND: Final = 127
 def shell(spec: str, line: str | None) -> None:
     """Use the file system SPEC in this process, with nothing mounted.
 
-    The commands are ls, cat, cp, tree, stat, find, rm, mkdir, mv, write, cd, pwd, help and exit;
-    help tells how each is called. For cp, a path host:PATH is one of this machine. With -c the exit
-    status is that of the last command that has failed, or 0.
+    The commands are ls, cat, cp, tree, stat, find, rm, mkdir, mv, write, snapshot, cd, pwd, help
+    and exit; help tells how each is called. For cp and snapshot, a path host:PATH is one of this
+    machine. With -c the exit status is that of the last command that has failed, or 0.
 
     \b
     Examples:

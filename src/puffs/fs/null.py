@@ -2,6 +2,7 @@
 
     puffs mount null:/srv/data /mnt/x
     puffs mount 'null:/srv/data?cache=forever' /mnt/x
+    puffs snapshot /mnt/x /srv/data.monday
 
 Every file is reached through a descriptor, and names are looked up in a directory that is open, one
 at a time and without following links: `puffs.fs.hostfiles` says how, and what makes two files the
@@ -36,6 +37,7 @@ from typing import ClassVar, Final
 import puffs
 from puffs.fs import hostcalls
 from puffs.fs.hostfiles import NOT_ASKED, HostFiles, Node
+from puffs.fs.reflink import clone_tree
 
 COPY_MAX: Final = 1 << 26
 """What one `copy_file_range` copies at most: other requests wait for it, callers ask again."""
@@ -106,6 +108,14 @@ class NullFS(puffs.FileSystem[Node]):
             os.sync()
         else:
             hostcalls.syncfs(self._files.directory(self._files.root))
+
+    def snapshot(self, destination: str) -> None:
+        """Make a copy of the directory that shares its blocks, where the file system can do that.
+
+        EOPNOTSUPP where it cannot, EEXIST when there is a `destination`, EINVAL when it lies in the
+        directory. Whatever fails, nothing is left.
+        """
+        clone_tree(self._files.descriptor(self._files.root), destination)
 
     def fileid(self, node: Node) -> tuple[int, int]:
         """Numbers that are made from the host's handle of the file: see `HostFiles.number`."""

@@ -84,6 +84,10 @@ class Attachment(Protocol):
         """Let the host go on: what was held back is served. Nothing to do where nothing was."""
         ...
 
+    def holds(self, path: str) -> bool:
+        """Whether a path of the host leads into what is attached."""
+        ...
+
     def detach(self, force: bool) -> None:
         """Take the file system from the host; EBUSY when it is in use and `force` is not set."""
         ...
@@ -179,11 +183,6 @@ class Mount:
         self.status = Status.MOUNTING
 
     # ----------------------------------------------------------------------------------- life cycle
-
-    @property
-    def running(self) -> bool:
-        """Whether the file server can be asked."""
-        return self.status is Status.RUNNING
 
     @property
     def attachments(self) -> list[Attachment]:
@@ -361,7 +360,7 @@ class Mount:
         """
         if self.status is Status.MOUNTING:
             raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
-        self._running()
+        self.check_running()
         operation = self.ops.get("statvfs")
         return police.statvfs(self.finish(operation())) if operation else StatVfs(bsize=512)
 
@@ -372,7 +371,7 @@ class Mount:
         """
         self.fstrans.start()
         try:
-            self._running()
+            self.check_running()
             first: OSError | None = None
             for attachment in list(self._attachments):
                 try:
@@ -406,7 +405,8 @@ class Mount:
     def snapshot(self, destination: str, seconds: float = SECONDS) -> None:
         """Have the file server write a copy of itself to `destination`, while it is suspended.
 
-        EOPNOTSUPP for one without the operation.
+        Raises `OSError`: EOPNOTSUPP for a file server without the operation, EINVAL for a place on
+        this very mount, what the file server raises, and as `suspend`.
         """
         snapshot(self, destination, seconds)
 
@@ -446,7 +446,8 @@ class Mount:
         self.tell("error", exc.kind, exc.hint, exc.text, exc.node)
         return exc.errno or errno.EPROTO
 
-    def _running(self) -> None:
+    def check_running(self) -> None:
+        """ENXIO unless the file server can be asked."""
         if self.status is not Status.RUNNING:
             raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
 

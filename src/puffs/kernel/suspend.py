@@ -42,8 +42,7 @@ def suspendctl(mount: "Mount", command: int, seconds: float = SECONDS) -> None:
 
 
 def _suspend(mount: "Mount", deadline: float) -> None:
-    if not mount.running:
-        raise OSError(errno.ENXIO, f"{mount.name} is {mount.status.name}")
+    mount.check_running()
     mount.fstrans.setstate(State.SUSPENDING, deadline)  # D1: an error, and nobody is told
     try:
         _tell(mount, Suspend.START)  # D2
@@ -109,11 +108,15 @@ class Suspended:
 def snapshot(mount: "Mount", destination: str, seconds: float = SECONDS) -> None:
     """Have the file server write a copy of itself to `destination` while `mount` is suspended.
 
-    Raises `OSError`: EOPNOTSUPP for a file server without `snapshot` (I3), what that one raises,
-    and as `suspendctl`.
+    Raises `OSError`: EOPNOTSUPP for a file server without `snapshot` (I3), EINVAL for a place on
+    this very mount, which could not be written to meanwhile, what `snapshot` raises, and as
+    `suspendctl`.
     """
+    mount.check_running()
     operation = mount.ops.get("snapshot")
     if operation is None:
-        raise OSError(errno.EOPNOTSUPP, f"{mount.name} has no operation `snapshot`")
+        raise OSError(errno.EOPNOTSUPP, f"{mount.name} makes no snapshots")
+    if any(attachment.holds(destination) for attachment in mount.attachments):
+        raise OSError(errno.EINVAL, f"{destination}: a snapshot cannot be made on its own mount")
     with Suspended(mount, seconds):
         mount.call(operation, destination)

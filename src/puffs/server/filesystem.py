@@ -114,9 +114,12 @@ class FileSystem(Generic[Node]):
         raise NotImplementedError
 
     def snapshot(self, destination: str) -> None:
-        """Write a copy of the whole file system to `destination`, a path of the host.
+        """Write a copy of the whole file system to `destination`, a path of the host's.
 
-        Called while the mount is suspended, so nothing changes meanwhile. [puffs_snapshot, I3]
+        [puffs_snapshot, I3] Called while the mount is suspended, so that nothing changes meanwhile:
+        what is copied was there at one moment. Whatever form it has, `destination` appears when it
+        is whole, and a copy that fails leaves nothing behind. It lies outside of this mount, which
+        answers nobody now.
         """
         raise NotImplementedError
 

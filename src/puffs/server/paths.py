@@ -113,6 +113,10 @@ class PathFileSystem:
         """Write everything to stable storage. As `FileSystem.sync`."""
         raise NotImplementedError
 
+    def snapshot(self, destination: str) -> None:
+        """Write a copy of the whole file system to the host's path. As `FileSystem.snapshot`."""
+        raise NotImplementedError
+
     # -------------------------------------------------------------------------- names (directories)
 
     def create(self, path: str, attr: Attr, flags: int, cred: Cred) -> Open | object | None:

@@ -30,7 +30,8 @@ from puffs.attach.fuse.abi import (
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Request
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_major
-from puffs.attach.fuse.mountinfo import find_mount
+from puffs.attach.fuse.mountinfo import covering, find_mount, read_mounts
+from puffs.attach.fuse.mountpoint import resolve
 from puffs.attach.fuse.notify import Notice, Notifier
 from puffs.attach.fuse.reader import AGAIN, END, Observer, Reader, Stop
 from puffs.attach.fuse.suspension import Suspension
@@ -330,6 +331,15 @@ class Session:
     def resume(self) -> None:
         """Serve again, and first of all what was held back."""
         self._suspension.resume()
+
+    def holds(self, path: str) -> bool:
+        """Whether a path leads into the mount, found without asking the server.
+
+        The last component of it need not be there.
+        """
+        directory, name = os.path.split(os.path.abspath(path))
+        found = covering(os.path.join(resolve(directory), name), read_mounts())
+        return found is not None and found.device == self.device
 
     def detach(self, force: bool) -> None:
         """Unmount.

@@ -129,7 +129,7 @@ class Suspension:
 
     def _cut(self, writers: Writers | None) -> bool:
         """Whether this moment would cut a write(2) in two."""
-        return writers is not None and writers.unfinished(self._session.unread())
+        return writers is not None and writers.unfinished(self._session.unread)
 
     @contextmanager
     def _standstill(self, deadline: float) -> Iterator[list[Reader]]:

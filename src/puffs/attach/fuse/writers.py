@@ -5,6 +5,7 @@ read: the first one ends with that page. It also makes one of each `max_write` b
 them the file holds a part of what was to be written, so a suspension must let the rest come.
 """
 
+from collections.abc import Callable
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -51,14 +52,13 @@ class Writers:
         if end % _PAGE == 0 and (offset % _PAGE or size == self._max_write):
             self._written[tid] = _Written(nodeid, end, monotonic())
 
-    def unfinished(self, unread: bool) -> bool:
+    def unfinished(self, unread: Callable[[], bool]) -> bool:
         """Whether the rest of a write(2) is to be waited for.
 
-        `unread`: whether there are requests that nobody has read. The rest may be among them; else
-        it comes from a thread that is running, or wants to.
+        `unread`: whether there are requests that nobody has read. The rest comes from a thread that
+        is running, or it is among those. In this order: what a thread has sent before it fell
+        asleep is there to be read.
         """
         since = monotonic() - _SECONDS
-        return any(
-            written.when > since and (unread or is_running(tid))
-            for tid, written in self._written.copy().items()
-        )
+        lately = [tid for tid, written in self._written.copy().items() if written.when > since]
+        return bool(lately) and (any(map(is_running, lately)) or unread())

@@ -140,6 +140,10 @@ class LocalHost:
     def resume(self) -> None:
         """They go on with the transactions."""
 
+    def holds(self, path: str) -> bool:
+        """Nothing here has a path of the host."""
+        return False
+
     def detach(self, force: bool) -> None:
         """Let nobody in any more, wait for who is inside, close what is open, and leave the mount.
 

@@ -370,6 +370,19 @@ class LocalFileSystem(NameCalls):
             except Exception as exc:
                 raise error(self.mount.errno_of(exc, "sync")) from exc
 
+    def snapshot(self, destination: str | os.PathLike[str]) -> None:
+        """Write a copy of the whole file system to a path of the host, if the file server can.
+
+        What file objects have buffered is not part of it. EOPNOTSUPP if it cannot.
+        """
+        with self._at():
+            try:
+                self.mount.snapshot(os.path.abspath(destination))
+            except Exception as exc:
+                code = self.mount.errno_of(exc, "snapshot")
+                text = exc.strerror if isinstance(exc, OSError) else None
+                raise OSError(code, text or os.strerror(code)) from exc
+
 
 def _open_flags(flags: int) -> int:
     """The flags of open(2) that a file server is told of."""
