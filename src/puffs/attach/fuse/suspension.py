@@ -40,6 +40,10 @@ WRITES_HELD: Final = MAX_BACKGROUND // 2
 
 _ATTEMPT_SECONDS: Final = 0.25
 """How long readers stand still to wait for the rest, before they go on for a while."""
+_WATCH_SECONDS: Final = 0.2
+"""How long it is watched who writes, before anything is held back. A thread that was in the middle of
+a write(2), and waits for a processor, is seen to finish it.
+"""
 _PAUSE_SECONDS: Final = 0.001
 _REPLAY_SECONDS: Final = 1.0
 """How long a resume waits for what was held back to be served; that goes on by itself then."""
@@ -66,6 +70,8 @@ class Suspension:
             with self._standstill(deadline) as readers:
                 _hold(readers, Phase.WATCH, writers)
             root.syncfs()
+            if "write" in self._session.mount.ops:
+                self._session.ended.wait(_WATCH_SECONDS)
             with self._standstill(deadline) as readers:
                 _hold(readers, Phase.FLUSH, writers)
             with self._flushed(root, deadline, writers) as readers:
