@@ -41,8 +41,9 @@ WRITES_HELD: Final = MAX_BACKGROUND // 2
 _ATTEMPT_SECONDS: Final = 0.25
 """How long readers stand still to wait for the rest, before they go on for a while."""
 _WATCH_SECONDS: Final = 0.2
-"""How long it is watched who writes, before anything is held back. A thread that was in the middle of
-a write(2), and waits for a processor, is seen to finish it.
+"""How long it is watched who writes, before anything is held back.
+
+A thread that was in the middle of a write(2), and waits for a processor, is seen to finish it.
 """
 _PAUSE_SECONDS: Final = 0.001
 _REPLAY_SECONDS: Final = 1.0
