@@ -10,16 +10,7 @@ from errno import EBUSY, EINPROGRESS, EINVAL, EIO, ENXIO, EPERM, EPROTO
 import pytest
 
 import puffs
-from puffs.kernel.args import (
-    BUCKETS_DEFAULT,
-    BUCKETS_MAX,
-    FHFLAG_DYNAMIC,
-    FHFLAG_NFSV2,
-    FHFLAG_NFSV3,
-    FHSIZE_MAX,
-    REQUEST_MAX,
-    MountArgs,
-)
+from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Status
 from puffs.server.errors import ProtocolFault
 from tests.kernel.little import CRED, ROOT, FakeHost, Little, fails, mounted
@@ -29,98 +20,6 @@ ARGS = MountArgs("name")
 
 def is_dying(mount: Mount) -> bool:
     return mount.status is Status.DYING
-
-
-# ------------------------------------------------------------------------------------- arguments
-
-
-@pytest.mark.statement("M7")
-@pytest.mark.parametrize("version", [0, 2, -1, 1 << 31])
-def test_another_version_is_refused(version: int) -> None:
-    with fails(EINVAL) as caught:
-        replace(ARGS, version=version).checked()
-    assert str(version) in str(caught.value)
-
-
-@pytest.mark.statement("M9")
-def test_unknown_flags_are_refused() -> None:
-    with fails(EINVAL) as caught:
-        replace(ARGS, fhflags=FHFLAG_DYNAMIC | 0x40).checked()
-    assert "0x40" in str(caught.value)
-
-
-@pytest.mark.statement("M10")
-@pytest.mark.statement("M11")
-@pytest.mark.parametrize("size", [FHSIZE_MAX + 1, 1 << 64, (1 << 64) - 3, -1])
-def test_handles_too_long_are_refused(size: int) -> None:
-    with fails(EINVAL) as caught:
-        replace(ARGS, fhsize=size).checked()
-    assert str(size) in str(caught.value)
-    assert "1020" in str(caught.value)
-
-
-@pytest.mark.statement("M10")
-def test_the_longest_handle() -> None:
-    assert replace(ARGS, fhsize=1020).checked().fhsize == 1020
-
-
-@pytest.mark.statement("M12")
-def test_without_handles_nfs_asks_for_nothing() -> None:
-    args = replace(ARGS, fhsize=0, fhflags=FHFLAG_NFSV2 | FHFLAG_NFSV3)
-    assert args.checked().fhflags == FHFLAG_NFSV2 | FHFLAG_NFSV3
-
-
-NFS_LIMITS = [
-    pytest.param(FHFLAG_NFSV2, 28, "NFSv2", marks=pytest.mark.statement("M13")),
-    pytest.param(FHFLAG_NFSV3, 60, "NFSv3", marks=pytest.mark.statement("M14")),
-    pytest.param(FHFLAG_NFSV2 | FHFLAG_NFSV3, 28, "NFSv2", marks=pytest.mark.statement("M14")),
-]
-
-
-@pytest.mark.parametrize(("flags", "limit", "name"), NFS_LIMITS)
-@pytest.mark.parametrize("dynamic", [0, FHFLAG_DYNAMIC])
-def test_nfs_limits_handles(flags: int, limit: int, name: str, dynamic: int) -> None:
-    args = replace(ARGS, fhflags=flags | dynamic)
-    assert replace(args, fhsize=limit).checked().fhsize == limit
-    with fails(EINVAL) as caught:
-        replace(args, fhsize=limit + 1).checked()
-    assert name in str(caught.value)
-
-
-@pytest.mark.statement("M15")
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("mem", "puffs:mem"),
-        ("a b~", "puffs:a b~"),
-        ("tab\tnl\nü\x7f\0", "puffs:tab.nl...."),
-        ("x" * 100, "puffs:" + "x" * 32),
-        ("", "puffs:"),
-    ],
-)
-def test_names_are_made_printable_and_prefixed(name: str, shown: str) -> None:
-    assert replace(ARGS, name=name).checked().name == shown
-
-
-@pytest.mark.statement("M16")
-@pytest.mark.parametrize("size", [0, -1, REQUEST_MAX + 1, 1 << 40])
-def test_a_request_size_of_nothing_or_too_much_becomes_the_largest(size: int) -> None:
-    assert replace(ARGS, request_size=size).checked().request_size == REQUEST_MAX
-
-
-@pytest.mark.statement("M17")
-@pytest.mark.parametrize(("size", "granted"), [(1, 4096), (4095, 4096), (4096, 4096), (8192, 8192)])
-def test_a_small_request_size_becomes_the_smallest(size: int, granted: int) -> None:
-    assert replace(ARGS, request_size=size).checked().request_size == granted
-
-
-@pytest.mark.statement("M25")
-@pytest.mark.parametrize(
-    ("buckets", "granted"),
-    [(0, BUCKETS_DEFAULT), (-5, 1), (1, 1), (BUCKETS_MAX, BUCKETS_MAX), (1 << 20, BUCKETS_MAX)],
-)
-def test_buckets_are_kept_within_limits(buckets: int, granted: int) -> None:
-    assert replace(ARGS, buckets=buckets).checked().buckets == granted
 
 
 # ---------------------------------------------------------------------------------------- mounting

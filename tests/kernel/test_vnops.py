@@ -422,7 +422,7 @@ def test_a_negative_offset() -> None:
 @pytest.mark.statement("N12")
 def test_a_read_goes_in_requests_and_ends_at_a_short_one() -> None:
     server = Little()
-    vnops = vnops_of(server, request_size=4096)
+    vnops = vnops_of(server, request_size=8192)
     data = bytes(range(256)) * 40  # 10240 bytes: two requests and a half
     _, file = a_file(vnops, data=data)
     assert vnops.read(file, 0, 1 << 20) == data
@@ -457,7 +457,7 @@ def test_what_was_read_is_not_changed_by_later_reads() -> None:
 @pytest.mark.statement("N13")
 def test_a_write_goes_in_requests() -> None:
     server = Little()
-    vnops = vnops_of(server, request_size=4096)
+    vnops = vnops_of(server, request_size=8192)
     _, file = a_file(vnops)
     data = os.urandom(10000)
     assert vnops.write(file, 0, data) == 10000
@@ -468,7 +468,7 @@ def test_a_write_goes_in_requests() -> None:
 @pytest.mark.statement("N13")
 def test_a_write_that_takes_less() -> None:
     server = Little()
-    vnops = vnops_of(server, request_size=4096)
+    vnops = vnops_of(server, request_size=8192)
     _, file = a_file(vnops)
     server.says["write"] = lambda node, offset, data, file: len(data) if offset == 0 else 10
     assert vnops.write(file, 0, bytes(9000)) == 4106

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from puffs.kernel import police
 from puffs.kernel.args import MountArgs
+from puffs.kernel.sizes import NOTHING, Sizes
 from puffs.kernel.vnode import Vnode, VnodeTable
 from puffs.server.attr import Attr, StatVfs
 from puffs.server.cred import Cred
@@ -109,6 +110,9 @@ class Mount:
         self.args = (args or MountArgs(self.name)).checked()
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
+        self.fsid = secrets.randbits(63)
+        """Names this mount, and no other (M30)."""
+        self.sizes = Sizes(self.fsid)
         self.clock = clock
         self.finish = finish
         self.ops = dict(server.operations())
@@ -182,8 +186,15 @@ class Mount:
         self.status = Status.RUNNING
 
     def abandon(self) -> None:
-        """No host could be connected: end it, as if it had been unmounted."""
-        self.status = Status.DYING
+        """No host could be connected: end it, as if it had been unmounted (M31). Again: nothing."""
+        with self._attaching:
+            if self.status is Status.DYING:
+                return
+            self.status = Status.DYING
+            self._attachments.clear()
+        self._end()
+
+    def _end(self) -> None:
         for name, args in self._farewell():
             self.tell(name, *args)
         self.gone()
@@ -238,22 +249,30 @@ class Mount:
                 return
             if not force and any(attachment.busy() for attachment in self._attachments):
                 raise OSError(errno.EBUSY, f"files of {self.name} are open")
-            if (
-                self.status is Status.RUNNING
-            ):  # U5, improved: in MOUNTING nobody is asked and nobody refuses
-                self._ask_unmount(force)
-            with self._attaching:
-                attached = list(self._attachments)
-                idle = not attached and self.status is not Status.DYING
-                if idle:
-                    self.status = Status.DYING
-            if idle:
-                self.abandon()
-            for attachment in attached:
-                attachment.detach(force)
-            self._gone.wait()
+            try:
+                # U5, improved: in MOUNTING nobody is asked and nobody refuses.
+                if self.status is Status.RUNNING:
+                    self._ask_unmount(force)
+            except BaseException:  # U6: a signal's leaves it there, unless it is to go anyway
+                if force:
+                    self._detach(force)
+                raise
+            self._detach(force)
         finally:
             self._unmounting.release()
+
+    def _detach(self, force: bool) -> None:
+        """Take the mount from every host, and wait until it is gone."""
+        with self._attaching:
+            attached = list(self._attachments)
+            idle = not attached and self.status is not Status.DYING
+            if idle:
+                self.status = Status.DYING
+        if idle:
+            self._end()
+        for attachment in attached:
+            attachment.detach(force)
+        self._gone.wait()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the mount is gone, `timeout` seconds at most. Tells whether it is."""
@@ -296,19 +315,31 @@ class Mount:
     # ------------------------------------------------------------------------ the whole file system
 
     def root(self) -> Vnode:
-        """The root's vnode. Never asks the file server (R1)."""
+        """The root's vnode. Never asks the file server (R1).
+
+        Raises `OSError`: ENXIO once the mount has ended (R4).
+        """
+        if self.status is Status.DYING:
+            self._running()
         return self._root
 
-    def statvfs(self) -> StatVfs:
-        """The size of the file system.
+    def statvfs(self, ask: Callable[[], object] | None = None) -> StatVfs:
+        """The size of the file system, zeroes when not implemented.
 
-        EINPROGRESS while mounting (V1), zeroes when not implemented.
+        `ask` calls the operation, for attachments with a way of their own. Raises `OSError`:
+        EINPROGRESS while mounting (V1), ENXIO once the mount has ended (V7); `StatVfsError` with
+        what is known all the same when the file server fails (V5).
         """
         if self.status is Status.MOUNTING:
             raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
         self._running()
         operation = self.ops.get("statvfs")
-        return police.statvfs(self.finish(operation())) if operation else StatVfs(bsize=512)
+        if operation is None:
+            return self.sizes.good(NOTHING)
+        try:
+            return self.sizes.good(ask() if ask is not None else self.call(operation))
+        except Exception as exc:
+            raise self.sizes.failed(self.errno_of(exc, "statvfs")) from exc
 
     def sync(self, wait: bool = True, cred: Cred | None = None) -> None:
         """Have hosts write what they have buffered, then the file server itself (Y1, Y2).

@@ -38,6 +38,16 @@ class Connection:
     ready: Callable[[], None] = lambda: None
     ended: Callable[[], None] = lambda: None
 
+    def give_up(self) -> None:
+        """Nothing came of it: close it, and unmount what is ours."""
+        for fd in self.fds:
+            os.close(fd)
+        try:
+            if self.farewell is None:
+                unmount(self.mountpoint, lazy=True)
+        finally:
+            self.ended()
+
 
 class Place(Protocol):
     """What `run` serves at."""

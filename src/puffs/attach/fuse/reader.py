@@ -20,6 +20,7 @@ from puffs.attach.fuse.handlers import Serving
 from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.init import Negotiated
 from puffs.attach.fuse.replies import Replies
+from puffs.kernel.args import KFLAG_NOCACHE_NAME
 from puffs.kernel.mount import Mount
 from puffs.server.stepping import Stepper
 
@@ -96,7 +97,8 @@ class Reader:
         self._on_table = on_table
         self._observer: Observer | None = None
         self._handlers: list[Handler] = []
-        self._negative = mount.server.negative_ttl > 0
+        names_last = not mount.args.flags & KFLAG_NOCACHE_NAME
+        self._negative = names_last and mount.server.negative_ttl > 0
         self._flow: Flow = DirectFlow()
         if stepper is not None:
             from puffs.attach.fuse.stepped_flow import SteppedFlow

@@ -294,6 +294,7 @@ class LocalFileSystem(NameCalls):
                 st.favail,
                 flags,
                 st.namemax,
+                st.fsid,
             )
         )
 
