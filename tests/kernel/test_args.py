@@ -66,7 +66,6 @@ def test_a_record_that_is_none(record: dict[Any, Any], says: str) -> None:
     assert says in str(caught.value)
 
 
-@pytest.mark.statement("M5")
 def test_a_record_becomes_arguments_and_is_left_alone() -> None:
     record = {"name": "x", "fhsize": 12, "request_size": 1 << 70}
     assert MountArgs.copyin(record) == MountArgs("x", fhsize=12, request_size=1 << 70)

@@ -5,17 +5,21 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from errno import EBUSY, EINPROGRESS, EINVAL, EIO, ENXIO, EPERM, EPROTO
+from errno import EBUSY, EINVAL, EIO, ENXIO, EPERM, EPROTO
+from functools import partial
 
 import pytest
 
 import puffs
 from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Status
+from puffs.kernel.vnode import ROOT_ID
+from puffs.kernel.vnops import Vnops
 from puffs.server.errors import ProtocolFault
-from tests.kernel.little import CRED, ROOT, FakeHost, Little, fails, mounted
+from tests.kernel.little import CRED, ROOT, FakeHost, Little, Node, fails, mounted
 
 ARGS = MountArgs("name")
+PATIENCE = 10.0
 
 
 def is_dying(mount: Mount) -> bool:
@@ -45,8 +49,7 @@ def test_a_failing_mount_is_the_callers_error() -> None:
     assert server.asked("unmounted") == [], "it was never mounted"
 
 
-@pytest.mark.statement("S6")
-@pytest.mark.statement("R4")
+@pytest.mark.statement("S6", "R4", "M31")
 @pytest.mark.parametrize(
     ("operation", "said", "error"),
     [
@@ -67,6 +70,54 @@ def test_a_root_that_is_none_fails_and_is_given_back(
     assert len(server.asked("unmounted")) == 1
 
 
+@pytest.mark.statement("M23", "M31")
+def test_what_no_host_could_be_had_for_is_given_up_once() -> None:
+    server = Little()
+    mount = Mount(server)
+    mount.attach(FakeHost(mount))
+    mount.abandon()
+    mount.abandon()
+    mount.unmount()
+    assert [name for name, *_ in server.log] == ["mount", "getattr", "unmounted"]
+    assert is_dying(mount)
+    assert mount.wait(0)
+
+
+@pytest.mark.statement("M22", "2.1")
+def test_states_until_it_is_mounted() -> None:
+    server = Little()
+    mount = Mount.__new__(Mount)
+    seen: list[Status] = []
+
+    def seen_by(gives: object, *_: object) -> object:
+        seen.append(mount.status)
+        return gives
+
+    server.says["mount"] = partial(seen_by, ROOT)
+    server.says["getattr"] = partial(seen_by, server.nodes[ROOT].attr)
+    Mount.__init__(mount, server)
+    assert seen == [Status.BEFOREINIT] * 2
+    assert mount.status is Status.MOUNTING
+    assert [int(status) for status in Status] == [0, 1, 2, 3]
+
+
+@pytest.mark.statement("M24", "M30")
+def test_each_mount_is_another_one_and_not_yet_usable() -> None:
+    mounts = [Mount(Little(), MountArgs("x", buckets=3)) for _ in range(20)]
+    assert len({mount.fsid for mount in mounts}) == 20
+    assert {mount.status for mount in mounts} == {Status.MOUNTING}
+    assert {mount.args.buckets for mount in mounts} == {3}
+    with fails(ENXIO):
+        Vnops(mounts[0], CRED).getattr(mounts[0].root())
+
+
+@pytest.mark.statement("M32")
+def test_mounting_asks_for_the_root_alone() -> None:
+    server = Little()
+    Mount(server)
+    assert server.log == [("mount",), ("getattr", ROOT, None)]
+
+
 @pytest.mark.statement("R1")
 @pytest.mark.statement("R2")
 @pytest.mark.statement("R8")
@@ -79,6 +130,31 @@ def test_the_root_is_known_without_asking() -> None:
     assert root.cookie == ROOT
     assert mount.root() is root
     assert server.log == []
+
+
+@pytest.mark.statement("R4")
+def test_there_is_no_root_of_what_is_gone() -> None:
+    mount, _ = mounted(Little())
+    mount.unmount()
+    with fails(ENXIO):
+        mount.root()
+
+
+@pytest.mark.statement("R3", "R6", "N7")
+def test_the_root_stays_whatever_a_host_forgets() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    root = mount.root()
+    mount.vnodes.forget(root.nodeid, 1 << 60)
+    mount.vnodes.open(root)
+    mount.vnodes.close(root)
+    server.says["unmount"] = OSError(EBUSY, "not now")
+    with fails(EBUSY):
+        mount.unmount()
+    assert mount.root() is root
+    assert mount.vnodes.by_nodeid[ROOT_ID] is root is mount.vnodes.find(ROOT)
+    assert server.asked("reclaim") == []
+    assert host.log == [("call",)]
 
 
 @pytest.mark.statement("R7")
@@ -269,6 +345,93 @@ def test_attachments_that_leave_at_once_end_it_once() -> None:
         assert mount.wait(0)
 
 
+@pytest.mark.statement("U6")
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_a_signal_while_the_file_server_is_asked_leaves_it(signal: type[BaseException]) -> None:
+    server = Little()
+    mount, host = mounted(server)
+    server.says["unmount"] = signal
+    with pytest.raises(signal):
+        mount.unmount()
+    assert mount.status is Status.RUNNING
+    assert host.log == [("call",)]
+    assert mount.statvfs().blocks == 100
+    del server.says["unmount"]
+    mount.unmount()
+    assert len(server.asked("unmounted")) == 1
+
+
+@pytest.mark.statement("U6")
+def test_a_signal_does_not_keep_force_from_ending_it() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    server.says["unmount"] = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        mount.unmount(force=True)
+    assert mount.wait(0)
+    assert len(server.asked("unmounted")) == 1
+
+
+@pytest.mark.statement("U7", "U14")
+def test_whoever_waits_for_an_unmount_goes_on_when_it_is_decided() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    asked, answer = threading.Event(), threading.Event()
+
+    def refuse_at_first(force: bool) -> None:
+        asked.set()
+        assert answer.wait(PATIENCE)
+        if not force:
+            raise OSError(EPERM, "no")
+
+    server.says["unmount"] = refuse_at_first
+    outcomes: list[int] = []
+
+    def unmount(force: bool) -> None:
+        try:
+            mount.unmount(force)
+            outcomes.append(0)
+        except OSError as exc:
+            outcomes.append(exc.errno or -1)
+
+    first = threading.Thread(target=unmount, args=(False,), daemon=True)
+    first.start()
+    assert asked.wait(PATIENCE)
+    others = [threading.Thread(target=unmount, args=(True,), daemon=True) for _ in range(3)]
+    others += [threading.Thread(target=mount.wait, daemon=True) for _ in range(3)]
+    for thread in others:
+        thread.start()
+    assert mount.status is Status.RUNNING
+    answer.set()
+    for thread in (first, *others):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert sorted(outcomes) == [0, 0, 0, EPERM]
+    assert server.asked("unmount") == [("unmount", False), ("unmount", True)]
+    assert len(server.asked("unmounted")) == 1
+
+
+@pytest.mark.statement("U13", "U3")
+def test_until_the_file_server_has_agreed_everything_goes_on() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    vnops = Vnops(mount, CRED)
+    server.says["lookup"] = 7
+    server.nodes[7] = Node(puffs.Attr(stat.S_IFREG | 0o644))
+
+    def refuse(force: bool) -> None:
+        vnops.lookup(mount.root(), "found meanwhile")
+        raise OSError(EBUSY, "and so in use")
+
+    server.says["unmount"] = refuse
+    with fails(EBUSY):
+        mount.unmount()
+    found = mount.vnodes.find(7)
+    assert found is not None
+    assert found.lookups == 1
+    assert server.asked("reclaim") == []
+
+
 def test_a_second_unmount_at_the_same_time_is_refused() -> None:
     server = Little()
     mount, _ = mounted(server)
@@ -302,37 +465,6 @@ def test_a_failing_end_is_logged_and_ends_all_the_same(caplog: pytest.LogCapture
 
 
 # --------------------------------------------------------------------------------- the whole thing
-
-
-@pytest.mark.statement("V1")
-def test_statvfs_while_mounting() -> None:
-    server = Little()
-    mount = Mount(server)
-    with fails(EINPROGRESS):
-        mount.statvfs()
-    assert server.asked("statvfs") == []
-
-
-@pytest.mark.statement("V7")
-def test_statvfs_of_what_is_gone() -> None:
-    mount, _ = mounted(Little())
-    mount.unmount()
-    with fails(ENXIO):
-        mount.statvfs()
-
-
-@pytest.mark.statement("V2")
-def test_statvfs_asks_each_time() -> None:
-    server = Little()
-    mount, _ = mounted(server)
-    assert (mount.statvfs().blocks, mount.statvfs().bfree) == (100, 50)
-    assert len(server.asked("statvfs")) == 2
-
-
-@pytest.mark.statement("2.6")
-def test_statvfs_that_is_missing_is_zero() -> None:
-    mount, _ = mounted(Little("statvfs"))
-    assert mount.statvfs().blocks == 0
 
 
 @pytest.mark.statement("Y1")

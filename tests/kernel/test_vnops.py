@@ -3,6 +3,7 @@
 import logging
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from errno import (
     E2BIG,
@@ -379,6 +380,32 @@ def test_only_a_running_mount_is_asked(when: str) -> None:
         with fails(ENXIO):
             call()
     assert server.log == []
+
+
+@pytest.mark.statement("N16")
+def test_a_file_server_that_hangs_in_one_call_blocks_no_other() -> None:
+    server = Little()
+    vnops = vnops_of(server)
+    vnode, file = a_file(vnops, "x")
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hang(*args: object) -> bytes:
+        entered.set()
+        assert go_on.wait(10)
+        return b""
+
+    server.says["read"] = hang
+    reading = threading.Thread(target=vnops.read, args=(file, 0, 10), daemon=True)
+    reading.start()
+    assert entered.wait(10)
+    try:
+        assert vnops.getattr(vnode).size == 0
+        assert vnops.write(file, 0, b"on the same file") == 16
+        vnops.remove(vnops.mount.root(), "x")
+        assert reading.is_alive()
+    finally:
+        go_on.set()
+        reading.join(10)
 
 
 def test_giving_back_after_the_end_is_quiet() -> None:
