@@ -163,7 +163,6 @@ def test_the_root_may_be_of_any_type(kind: int) -> None:
     assert Mount(Little(root_mode=kind | 0o644)).root_type == kind
 
 
-@pytest.mark.statement("S1")
 @pytest.mark.statement("S2")
 def test_the_root_is_found_by_its_cookie() -> None:
     mount = Mount(Little())
@@ -181,7 +180,7 @@ def test_start_asks_nothing() -> None:
     assert server.log == []
 
 
-@pytest.mark.statement("S3")
+@pytest.mark.statement("S1", "S3")
 def test_start_is_legal_once() -> None:
     mount, _ = mounted(Little())
     with fails(EINVAL):
@@ -535,6 +534,18 @@ def test_a_protocol_fault_is_told_to_the_file_server(caplog: pytest.LogCaptureFi
     assert mount.errno_of(fault, "read") == EPROTO
     assert server.asked("error") == [("error", "READ", EIO, "read returned rubbish", 5)]
     assert "rubbish" in caplog.text
+
+
+@pytest.mark.statement("2.7d")
+def test_a_fault_that_the_file_server_does_not_hear_of_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Little("error")
+    mount, _ = mounted(server)
+    assert mount.errno_of(ProtocolFault("READ", "read returned rubbish"), "read") == EPROTO
+    assert server.log == []
+    (record,) = caplog.records
+    assert "little: bad reply of the file server: read returned rubbish" in record.getMessage()
 
 
 RAISED: list[tuple[Callable[[], BaseException], int, bool]] = [

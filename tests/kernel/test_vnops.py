@@ -327,7 +327,7 @@ def test_missing_is_a_success(missing: str) -> None:
     vnops.closedir(directory)
 
 
-@pytest.mark.statement("2.6")
+@pytest.mark.statement("2.6a")
 def test_a_regular_file_that_cannot_be_written_is_read_only() -> None:
     server = Little("write")
     vnops = vnops_of(server)

@@ -206,7 +206,7 @@ def test_closing_inside_an_operation_is_refused(server: Little) -> None:
     assert len(server.asked("unmounted")) == 1
 
 
-@pytest.mark.statement("U10")
+@pytest.mark.statement("U10", "U11")
 def test_close_waits_for_who_is_inside(server: Little) -> None:
     vfs = puffs.local(server)
     vfs.write_text("/f", "text")
