@@ -105,11 +105,14 @@ def _pytest(*words: str) -> Marks:
         command = [sys.executable, "-m", "pytest", "-p", "tests.statements.plugin"]
         command += ["-q", "--tb=no", "--no-header", "-p", "no:cacheprovider"]
         command += [f"--timeout={TEST_SECONDS}", f"--statements-to={file}", *words]
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            sys.exit(f"{' '.join(command)} has not ended after {SECONDS} s")
         if not file.exists():
-            raise RuntimeError(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
+            sys.exit(f"{' '.join(command)}:\n{done.stdout}{done.stderr}")
         marks: Marks = json.loads(file.read_text())
         return marks
 

@@ -45,6 +45,10 @@ class Status(IntEnum):
     DYING = 3
 
 
+class Refused(OSError):
+    """The file server does not agree to be unmounted: its errno and its words."""
+
+
 class Attachment(Protocol):
     """What connects a host to a mount."""
 
@@ -238,9 +242,10 @@ class Mount:
     def unmount(self, force: bool = False) -> None:
         """Unmount: ask the file server, take the mount from every host, and wait until it is gone.
 
-        Raises `OSError`: EBUSY when files are open (U2, without asking the file server), what the
-        file server refuses with (U9), EBUSY for a second unmount at the same time. With `force`
-        nothing is refused. A mount that is gone is left alone. Not for use inside an operation.
+        Raises `OSError`: EBUSY when files are open (U2, without asking the file server), `Refused`
+        with the errno of the file server (U9), EBUSY for a second unmount at the same time. With
+        `force` nothing is refused. A mount that is gone is left alone. Not for use inside an
+        operation.
         """
         if not self._unmounting.acquire(blocking=force):
             raise OSError(errno.EBUSY, f"{self.name} is being unmounted already")
@@ -308,9 +313,9 @@ class Mount:
         except Exception as exc:
             if not force:
                 code = self.errno_of(exc, "unmount")
-                raise OSError(
-                    code, f"{self.name} refuses to be unmounted: {os.strerror(code)}"
-                ) from exc
+                own = isinstance(exc, OSError) and exc.errno == code and exc.strerror
+                why = f"{own or os.strerror(code)} ({errno.errorcode.get(code, code)})"
+                raise Refused(code, f"{self.name} refuses to be unmounted: {why}") from exc
 
     # ------------------------------------------------------------------------ the whole file system
 
