@@ -54,7 +54,7 @@ def test_a_failing_mount_is_the_callers_error() -> None:
     ("operation", "said", "error"),
     [
         ("mount", lambda: None, ProtocolFault),
-        ("mount", list, TypeError),
+        ("mount", list, ProtocolFault),
         ("getattr", OSError(EIO, "broken"), OSError),
         ("getattr", lambda node, file: "nonsense", ProtocolFault),
         ("getattr", lambda node, file: puffs.Attr(0o755), ProtocolFault),

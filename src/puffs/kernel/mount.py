@@ -141,11 +141,7 @@ class Mount:
         self._gone = threading.Event()
         cookie = self.finish(self.ops["mount"]())
         try:
-            if cookie is None:
-                raise ProtocolFault(
-                    "MAKENODE", "mount() returned None instead of the cookie of the root"
-                )
-            self._root = self.vnodes.set_root(cookie)
+            self._root = self.vnodes.set_root(police.usable(cookie, "MAKENODE", "mount"))
             attr = self.finish(self.ops["getattr"](cookie, None))
             attr = police.attributes(attr, cookie, "getattr")
         except BaseException:
