@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from puffs.kernel.args import MountArgs as MountArgs
     from puffs.kernel.mount import Mount as Mount
     from puffs.kernel.mount import Status as Status
+    from puffs.kernel.sizes import StatVfsError as StatVfsError
     from puffs.server.access import check_access as check_access
     from puffs.server.access import check_setattr as check_setattr
     from puffs.server.access import check_sticky as check_sticky
@@ -54,6 +55,7 @@ _HOME = {
     "puffs.attach.serve": "mount run session",
     "puffs.kernel.args": "MountArgs",
     "puffs.kernel.mount": "Mount Status",
+    "puffs.kernel.sizes": "StatVfsError",
     "puffs.server.access": "check_access check_setattr check_sticky inherit",
     "puffs.server.attr": "Attr Changes StatVfs",
     "puffs.server.cred": "Cred caller",

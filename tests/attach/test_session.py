@@ -310,6 +310,7 @@ def test_a_name_that_is_not_there_may_be_remembered() -> None:
         assert kernel.ask(Opcode.LOOKUP, ROOT, b"nothing").error == errno.ENOENT
 
 
+@pytest.mark.statement("2.9")
 @pytest.mark.parametrize(
     ("seconds", "wire"),
     [

@@ -152,6 +152,7 @@ def called(number: int, path: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.statement("2.7c")
 @pytest.mark.parametrize("number", [signal.SIGURG, signal.SIGALRM, signal.SIGCHLD])
 def test_a_signal_that_ends_nothing_interrupts_nothing(
     serve: Serve, number: signal.Signals
@@ -161,6 +162,7 @@ def test_a_signal_that_ends_nothing_interrupts_nothing(
     assert served.notes("cancelled") == []
 
 
+@pytest.mark.statement("2.7c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_fatal_signal_cancels_the_operation(serve: Serve, number: signal.Signals) -> None:
     served = serve(lambda notes: Slow(notes, 30.0))

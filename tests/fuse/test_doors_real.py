@@ -392,6 +392,7 @@ def test_a_served_descriptor_ends_with_its_server(
     assert find_mount(str(mountpoint)) is not None
 
 
+@pytest.mark.statement("M28")
 def test_a_child_process_may_serve_a_descriptor(mountpoint: Path) -> None:
     with unserved(mountpoint) as (fd,):
         # The child gets the descriptor for good.

@@ -126,10 +126,10 @@ class Asked(Notes):
         return Noting
 
     def clear(self) -> None:
-        self._path.unlink()
+        self.path.unlink()
 
     def numbers(self) -> set[int]:
-        return {int(line.strip("(),")) for line in self._path.read_text().splitlines()}
+        return {int(line.strip("(),")) for line in self.path.read_text().splitlines()}
 
 
 @pytest.fixture

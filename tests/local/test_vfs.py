@@ -207,7 +207,7 @@ def test_closing_inside_an_operation_is_refused(server: Little) -> None:
     assert len(server.asked("unmounted")) == 1
 
 
-@pytest.mark.statement("U10")
+@pytest.mark.statement("U10", "U11")
 def test_close_waits_for_who_is_inside(server: Little) -> None:
     vfs = puffs.local(server)
     vfs.write_text("/f", "text")
@@ -548,6 +548,17 @@ def test_snapshot(
 def test_statvfs_has_the_numbers(vfs: puffs.LocalFileSystem) -> None:
     st = vfs.statvfs("/")
     assert (st.f_blocks, st.f_bfree, st.f_namemax, st.f_flag) == (100, 50, 255, 0)
+    assert (st.f_fsid, st.f_bsize) == (vfs.mount.fsid, 4096)
+
+
+@pytest.mark.statement("V5")
+def test_statvfs_that_fails_says_what_is_known(server: Little, vfs: puffs.LocalFileSystem) -> None:
+    vfs.statvfs()
+    server.says["statvfs"] = OSError(EIO, "no disk")
+    with pytest.raises(puffs.StatVfsError) as caught:
+        vfs.statvfs("/")
+    assert (caught.value.errno, caught.value.filename) == (EIO, "/")
+    assert (caught.value.statvfs.blocks, caught.value.statvfs.fsid) == (100, vfs.mount.fsid)
 
 
 # ---------------------------------------------------------------------------- several attachments

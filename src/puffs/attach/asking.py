@@ -12,6 +12,7 @@ from puffs.attach import rendezvous
 from puffs.attach.control import VERSION
 from puffs.attach.fuse.mountinfo import MountInfo, find_mount
 from puffs.attach.fuse.mountpoint import MountError, resolve, shown
+from puffs.kernel.mount import Refused
 
 SECONDS: Final = 5.0
 """How long an answer may take that the server has at hand."""
@@ -45,7 +46,7 @@ def ask(found: MountInfo, command: str, seconds: float = SECONDS, **arguments: o
 
     Raises:
         NoControl: nobody answers within `seconds`: ENOENT for no socket, ETIMEDOUT.
-        OSError: what the server refuses with.
+        OSError: what the server answers; `Refused` if it is the file server that does not agree.
     """
     with _asked(found, command, seconds, arguments) as (result, _):
         return result
@@ -84,7 +85,8 @@ def _asked(
         if answer is None:
             raise NoControl(errno.ENOENT, f"the server of {shown(found.mountpoint)} has gone")
         if not answer.get("ok"):
-            raise OSError(answer.get("errno", errno.EIO), str(answer.get("error")))
+            kind = Refused if answer.get("refused") else OSError
+            raise kind(answer.get("errno", errno.EIO), str(answer.get("error")))
         yield answer.get("result"), connection
 
 

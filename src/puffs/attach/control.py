@@ -2,7 +2,8 @@
 
 A client connects and sends one line, a JSON object: ``{"puffs": 1, "command": NAME, ...}``, where 1
 is `VERSION`. The answer is one line: ``{"ok": true, "result": ...}``, or ``{"ok": false, "errno":
-N, "error": TEXT}``. After the answer to ``trace`` there follows a line for each operation until one
+N, "error": TEXT}``, with ``"refused": true`` if it is the file server that does not agree to be
+unmounted. After the answer to ``trace`` there follows a line for each operation until one
 side closes. Only the owner of the server and root are listened to, by what the kernel says of them
 (SO_PEERCRED, unix(7)), and by where the socket lies (`rendezvous`).
 
@@ -33,7 +34,7 @@ from puffs.attach.fuse.session import Session
 from puffs.attach.fuse.tally import summary
 from puffs.attach.fuse.trace import SlowLog, Trace, request
 from puffs.kernel.fstrans import State
-from puffs.kernel.mount import Mount
+from puffs.kernel.mount import Mount, Refused
 from puffs.kernel.suspend import SECONDS as SUSPEND_SECONDS
 
 logger = logging.getLogger("puffs")
@@ -225,6 +226,7 @@ class Control:
             "server_pid": os.getpid(),
             "version": puffs.__version__,
             "device": rendezvous.socket_name(device),
+            "args": mount.args.copyout(),
             "uptime": time.monotonic() - self._began,
             **self._session.facts(),
             "nodes": len(mount.vnodes),
@@ -378,7 +380,10 @@ def _refuse(connection: socket.socket, exc: Exception) -> None:
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
     if isinstance(exc, OSError) and exc.filename:
         text = f"{exc.filename}: {text}"
-    _send(connection, {"ok": False, "errno": code, "error": text or type(exc).__name__})
+    answer = {"ok": False, "errno": code, "error": text or type(exc).__name__}
+    if isinstance(exc, Refused):
+        answer["refused"] = True
+    _send(connection, answer)
     # What was not read when it is closed would make the client see a reset, and not the refusal.
     connection.settimeout(_REFUSAL_SECONDS)
     connection.shutdown(socket.SHUT_WR)

@@ -23,8 +23,16 @@ from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
-from puffs.kernel.args import MountArgs
-from puffs.kernel.mount import Mount, Servable, args_for
+from puffs.attach.fuse.syscalls import MS_REMOUNT
+from puffs.kernel.args import (
+    KFLAG_NOCACHE_NAME,
+    KFLAG_NOCACHE_PAGE,
+    MNT_UPDATE,
+    REQUEST_HEADER,
+    MountArgs,
+    check_flags,
+)
+from puffs.kernel.mount import Mount, Servable
 from puffs.server.stepping import is_async
 
 logger = logging.getLogger("puffs")
@@ -238,6 +246,7 @@ class _Request:
     def built(self) -> tuple[Servable, MountArgs]:
         """The file server (a class or a function is called for it), and what is asked for it."""
         wanted = self.wanted()
+        check_flags(MNT_UPDATE if wanted.flags & MS_REMOUNT else 0)
         server = self.fs
         if isinstance(server, type) or not hasattr(server, "operations"):
             server = cast(Callable[[], Servable], server)()
@@ -252,19 +261,35 @@ class _Request:
                 "writeback: the kernel fills up pages and sets sizes and times later, for which "
                 f"this file server lacks {', '.join(sorted(lacking))}"
             )
-        return server, args_for(server, request_size=wanted.max_write or 0)
+        asked = {
+            "name": server.name or type(server).__name__.lower(),
+            "flags": (0 if wanted.namecache else KFLAG_NOCACHE_NAME)
+            | (0 if wanted.pagecache else KFLAG_NOCACHE_PAGE),
+            "fhsize": server.fhsize,
+            "fhflags": server.fhflags,
+            "request_size": REQUEST_HEADER + wanted.max_write if wanted.max_write else 0,
+        }
+        return server, MountArgs.copyin(asked)
 
     def connect(
         self, mount: Mount, connecting: Callable[[], None] = lambda: None
     ) -> tuple[Session, Connection]:
-        """Mount what the kernel half is built for, after `connecting`. On failure that is told."""
-        try:
+        """Mount what the kernel half is built for, after `connecting`.
+
+        On failure nothing is left, and the file server has been told (M23, M31).
+        """
+        with ExitStack() as undo:
+            undo.callback(mount.abandon)
             connecting()
             connection = place_of(self.mountpoint).connect(mount, self.wanted())
-        except BaseException:
-            mount.abandon()
-            raise
-        mount.mountpoint = connection.mountpoint
+            undo.callback(connection.give_up)
+            mount.mountpoint = connection.mountpoint
+            served = self._session(mount, connection)
+            undo.pop_all()
+        return served
+
+    def _session(self, mount: Mount, connection: Connection) -> tuple[Session, Connection]:
+        """What serves a connection; and the connection, whose end is that of its control too."""
 
         def ready() -> None:
             control.start()
@@ -277,7 +302,7 @@ class _Request:
         session = session_of(
             connection,
             mount,
-            max_write=mount.args.request_size,
+            max_write=mount.args.payload,
             writeback=self.wanted().writeback,
             on_ready=ready,
             on_table=self.on_table,

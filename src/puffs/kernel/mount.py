@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from puffs.kernel import police
 from puffs.kernel.args import MountArgs
 from puffs.kernel.fstrans import Fstrans, State
+from puffs.kernel.sizes import NOTHING, Sizes
 from puffs.kernel.suspend import (
     SECONDS,
     SUSPEND_RESUME,
@@ -51,6 +52,10 @@ class Status(IntEnum):
     MOUNTING = 1
     RUNNING = 2
     DYING = 3
+
+
+class Refused(OSError):
+    """The file server does not agree to be unmounted: its errno and its words."""
 
 
 class Attachment(Protocol):
@@ -143,6 +148,9 @@ class Mount:
         self.args = (args or args_for(server)).checked()
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
+        self.fsid = secrets.randbits(63)
+        """Names this mount, and no other (M30)."""
+        self.sizes = Sizes(self.fsid)
         self.clock = clock
         self.finish = finish
         self.ops = dict(server.operations())
@@ -168,11 +176,7 @@ class Mount:
         self._gone = threading.Event()
         cookie = self.finish(self.ops["mount"]())
         try:
-            if cookie is None:
-                raise ProtocolFault(
-                    "MAKENODE", "mount() returned None instead of the cookie of the root"
-                )
-            self._root = self.vnodes.set_root(cookie)
+            self._root = self.vnodes.set_root(police.usable(cookie, "MAKENODE", "mount"))
             attr = self.finish(self.ops["getattr"](cookie, None))
             attr = police.attributes(attr, cookie, "getattr")
         except BaseException:
@@ -230,8 +234,15 @@ class Mount:
         self.status = Status.RUNNING
 
     def abandon(self) -> None:
-        """No host could be connected: end it, as if it had been unmounted."""
-        self.status = Status.DYING
+        """No host could be connected: end it, as if it had been unmounted (M31). Again: nothing."""
+        with self._attaching:
+            if self.status is Status.DYING:
+                return
+            self.status = Status.DYING
+            self._attachments.clear()
+        self._end()
+
+    def _end(self) -> None:
         for name, args in self._farewell():
             self.tell(name, *args)
         self.gone()
@@ -276,38 +287,53 @@ class Mount:
     def unmount(self, force: bool = False) -> None:
         """Unmount: ask the file server, take the mount from every host, and wait until it is gone.
 
-        Raises `OSError`: EBUSY when files are open (U2, without asking the file server), what the
-        file server refuses with (U9), EBUSY for a second unmount at the same time and for a mount
-        that is suspended. With `force` nothing is refused, and what is suspended is resumed first.
-        A mount that is gone is left alone. Not for use inside an operation.
+        Raises `OSError`: EBUSY when files are open (U2, without asking the file server) or the
+        mount is suspended, `Refused` with the errno of the file server (U9), EBUSY for a second
+        unmount at the same time. With `force` nothing is refused, and what is suspended is resumed
+        first. A mount that is gone is left alone. Not for use inside an operation.
         """
         if not self._unmounting.acquire(blocking=force):
             raise OSError(errno.EBUSY, f"{self.name} is being unmounted already")
         try:
             if self._gone.is_set():
                 return
-            if self.fstrans.state is State.SUSPENDED:
-                if not force:
-                    raise OSError(errno.EBUSY, f"{self.name} is suspended: resume it first")
-                self.resume()
-            if not force and any(attachment.busy() for attachment in self._attachments):
-                raise OSError(errno.EBUSY, f"files of {self.name} are open")
-            if (
-                self.status is Status.RUNNING
-            ):  # U5, improved: in MOUNTING nobody is asked and nobody refuses
-                self._ask_unmount(force)
-            with self._attaching:
-                attached = list(self._attachments)
-                idle = not attached and self.status is not Status.DYING
-                if idle:
-                    self.status = Status.DYING
-            if idle:
-                self.abandon()
-            for attachment in attached:
-                attachment.detach(force)
-            self._gone.wait()
+            self._clear_the_way(force)
+            try:
+                # U5, improved: in MOUNTING nobody is asked and nobody refuses.
+                if self.status is Status.RUNNING:
+                    self._ask_unmount(force)
+            except BaseException:  # U6: a signal's leaves it there, unless it is to go anyway
+                if force:
+                    self._detach(force)
+                raise
+            self._detach(force)
         finally:
             self._unmounting.release()
+
+    def _clear_the_way(self, force: bool) -> None:
+        """EBUSY for what stands in the way of an unmount, before the file server is asked (U2).
+
+        With `force` nothing does.
+        """
+        if self.fstrans.state is State.SUSPENDED:
+            if not force:
+                raise OSError(errno.EBUSY, f"{self.name} is suspended: resume it first")
+            self.resume()
+        if not force and any(attachment.busy() for attachment in self._attachments):
+            raise OSError(errno.EBUSY, f"files of {self.name} are open")
+
+    def _detach(self, force: bool) -> None:
+        """Take the mount from every host, and wait until it is gone."""
+        with self._attaching:
+            attached = list(self._attachments)
+            idle = not attached and self.status is not Status.DYING
+            if idle:
+                self.status = Status.DYING
+        if idle:
+            self._end()
+        for attachment in attached:
+            attachment.detach(force)
+        self._gone.wait()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the mount is gone, `timeout` seconds at most. Tells whether it is."""
@@ -343,26 +369,38 @@ class Mount:
         except Exception as exc:
             if not force:
                 code = self.errno_of(exc, "unmount")
-                raise OSError(
-                    code, f"{self.name} refuses to be unmounted: {os.strerror(code)}"
-                ) from exc
+                own = isinstance(exc, OSError) and exc.errno == code and exc.strerror
+                why = f"{own or os.strerror(code)} ({errno.errorcode.get(code, code)})"
+                raise Refused(code, f"{self.name} refuses to be unmounted: {why}") from exc
 
     # ------------------------------------------------------------------------ the whole file system
 
     def root(self) -> Vnode:
-        """The root's vnode. Never asks the file server (R1)."""
+        """The root's vnode. Never asks the file server (R1).
+
+        Raises `OSError`: ENXIO once the mount has ended (R4).
+        """
+        if self.status is Status.DYING:
+            self.check_running()
         return self._root
 
-    def statvfs(self) -> StatVfs:
-        """The size of the file system.
+    def statvfs(self, ask: Callable[[], object] | None = None) -> StatVfs:
+        """The size of the file system, zeroes when not implemented.
 
-        EINPROGRESS while mounting (V1), zeroes when not implemented.
+        `ask` calls the operation, for attachments with a way of their own. Raises `OSError`:
+        EINPROGRESS while mounting (V1), ENXIO once the mount has ended (V7); `StatVfsError` with
+        what is known all the same when the file server fails (V5).
         """
         if self.status is Status.MOUNTING:
             raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
         self.check_running()
         operation = self.ops.get("statvfs")
-        return police.statvfs(self.finish(operation())) if operation else StatVfs(bsize=512)
+        if operation is None:
+            return self.sizes.good(NOTHING)
+        try:
+            return self.sizes.good(ask() if ask is not None else self.call(operation))
+        except Exception as exc:
+            raise self.sizes.failed(self.errno_of(exc, "statvfs")) from exc
 
     def sync(self, wait: bool = True, cred: Cred | None = None) -> None:
         """Have hosts write what they have buffered, then the file server itself (Y1, Y2).

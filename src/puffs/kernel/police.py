@@ -36,6 +36,15 @@ def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | N
     else:
         cookie, attr, entry = reply, None, None
     kind = "LOOKUP" if operation == "lookup" else "MAKENODE"
+    if usable(cookie, kind, operation) == parent.cookie:
+        raise ProtocolFault(
+            kind, f"{operation} returned the cookie of the directory itself", node=cookie
+        )
+    return cookie, attr, entry
+
+
+def usable(cookie: Cookie, kind: str, operation: str) -> Cookie:
+    """A cookie: anything hashable but None (S6, R8, N4). `kind` is that of the fault if not."""
     if cookie is None:
         raise ProtocolFault(kind, f"{operation} returned None instead of a cookie")
     try:
@@ -44,11 +53,7 @@ def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | N
         raise ProtocolFault(
             kind, f"{operation} returned {cookie!r}, which is not hashable and can be no cookie"
         ) from None
-    if cookie == parent.cookie:
-        raise ProtocolFault(
-            kind, f"{operation} returned the cookie of the directory itself", node=cookie
-        )
-    return cookie, attr, entry
+    return cookie
 
 
 def created(reply: object) -> tuple[object, object, bool]:

@@ -10,7 +10,7 @@ Invariants:
 
 import threading
 from collections.abc import Callable, Iterator
-from errno import EEXIST, ESTALE
+from errno import EEXIST, ENXIO, ESTALE
 from itertools import count
 from os import strerror
 from typing import Final
@@ -105,6 +105,7 @@ class VnodeTable:
         self._inactive = inactive
         self._reclaim = reclaim
         self._own_ids = count(OWN_IDS if fileid else ROOT_ID + 1)
+        self._ended = False
 
     def set_root(self, cookie: Cookie) -> Vnode:
         """Make the vnode of the root.
@@ -131,12 +132,17 @@ class VnodeTable:
 
         With `new` the cookie belongs to a file that was just made: one that is in use already is a
         fault of the file server (statement N4; 2.7, MAKENODE).
+
+        Raises `OSError`: ENXIO for another vnode once the mount has ended: nobody would reclaim it
+        (N15).
         """
         vnode = self._by_cookie.get(cookie)
         made = self._make(cookie) if vnode is None else None
         with self._lock:
             vnode = self._by_cookie.get(cookie)
             if vnode is None:
+                if self._ended:
+                    raise OSError(ENXIO, strerror(ENXIO))
                 vnode = made or self._make(cookie)
                 if vnode.nodeid in self.by_nodeid or vnode.nodeid >= OWN_IDS:
                     # The file server's number is taken: the host has not yet forgotten an older
@@ -220,6 +226,7 @@ class VnodeTable:
         Yields these messages for the file server, by operation and cookie.
         """
         with self._lock:
+            self._ended = True
             vnodes = list(self.by_nodeid.values())
             self.by_nodeid.clear()
             self._by_cookie.clear()

@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, Typ
 from puffs.kernel import handles, police
 from puffs.kernel.directory import OpenDirectory
 from puffs.kernel.mount import Mount, Status
+from puffs.kernel.sizes import StatVfsError
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred, Requester, requester
@@ -84,7 +85,7 @@ def _vop(
             if not any_time and vnops.mount.status is not Status.RUNNING:
                 raise OSError(errno.ENXIO, f"{vnops.mount.name} is {vnops.mount.status.name}")
             return step(vnops, *args, **kwargs)
-        except handles.HandleTooLong:
+        except (handles.HandleTooLong, StatVfsError):  # these say more than an errno
             raise
         except Exception as exc:
             code = vnops.mount.errno_of(exc, name)
@@ -272,7 +273,7 @@ class Vnops:
             raise error(errno.EINVAL)
         size = min(size, _OFFSET_MAX - offset)
         operation, cookie = self._op("read"), file.vnode.cookie
-        most = self.mount.args.request_size
+        most = self.mount.args.payload
         parts: list[bytes] = []
         while size > 0:
             asked = min(size, most)
@@ -298,7 +299,7 @@ class Vnops:
         if offset < 0:
             raise error(errno.EINVAL)
         operation, cookie = self._op("write"), file.vnode.cookie
-        most = self.mount.args.request_size
+        most = self.mount.args.payload
         # What the file server keeps of it must never change below it, hence the copy.
         image = data if type(data) is bytes else bytes(data)
         if offset + len(image) > _OFFSET_MAX:
@@ -469,9 +470,7 @@ class Vnops:
     @_vop
     def statvfs(self) -> StatVfs:
         """The size of the file system: `Mount.statvfs`."""
-        if "statvfs" not in self._ops or self.mount.status is not Status.RUNNING:
-            return self.mount.statvfs()
-        return police.statvfs(self._ask("statvfs"))
+        return self.mount.statvfs(partial(self._ask, "statvfs"))
 
     # -------------------------------------------------------------------------------------- helpers
 

@@ -103,7 +103,7 @@ class Negotiated:
             congestion_threshold=MAX_BACKGROUND * 3 // 4,
             max_write=self.max_write,
             time_gran=1,
-            max_pages=self.max_write // PAGE,
+            max_pages=-(-self.max_write // PAGE),
             flags2=self.flags >> 32,
         )
 

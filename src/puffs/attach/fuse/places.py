@@ -38,6 +38,16 @@ class Connection:
     ready: Callable[[], None] = lambda: None
     ended: Callable[[], None] = lambda: None
 
+    def give_up(self) -> None:
+        """Nothing came of it: close it, and unmount what is ours."""
+        for fd in self.fds:
+            os.close(fd)
+        try:
+            if self.farewell is None:
+                unmount(self.mountpoint, lazy=True)
+        finally:
+            self.ended()
+
 
 class Place(Protocol):
     """What `run` serves at."""
@@ -52,7 +62,7 @@ def session_of(
     mount: Mount,
     *,
     max_write: int,
-    writeback: bool,
+    writeback: bool = False,
     on_table: OnTable | None,
     on_ready: Callable[[], None],
 ) -> Session:

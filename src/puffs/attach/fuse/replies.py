@@ -27,6 +27,7 @@ from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, OpenFiles, unwrap
 from puffs.attach.fuse.flow import Flow
 from puffs.kernel import police
+from puffs.kernel.args import KFLAG_NOCACHE_NAME, KFLAG_NOCACHE_PAGE
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import NOWHERE, Vnode
 from puffs.server.attr import WIRE_SIZE, Attr
@@ -73,6 +74,11 @@ def open_flags(hints: Open | None) -> int:
             bit for on, bit in zip(key, _HINTS.values(), strict=True) if on
         )
     return bits
+
+
+def uncached_open_flags(hints: Open | None) -> int:
+    """The same on a mount without a page cache."""
+    return open_flags(hints) | FOPEN_DIRECT_IO
 
 
 def lifetime(seconds: float) -> tuple[int, int]:
@@ -124,7 +130,10 @@ class Replies:
         self._files = files
         self._flow = flow
         self._tracked = mount.tracks_opens
-        self.lifetimes = Lifetimes.of(server.name_ttl, server.attr_ttl)
+        asked = mount.args.flags
+        self._names_last = not asked & KFLAG_NOCACHE_NAME
+        self.open_flags = uncached_open_flags if asked & KFLAG_NOCACHE_PAGE else open_flags
+        self.lifetimes = self._lifetimes(server.name_ttl, server.attr_ttl)
         self._build_plain()
         self._build_attr()
         self._build_entries()
@@ -135,10 +144,13 @@ class Replies:
         if entry is None or (entry.name_ttl is None and entry.attr_ttl is None):
             return self.lifetimes
         server = self._mount.server
-        return Lifetimes.of(
+        return self._lifetimes(
             server.name_ttl if entry.name_ttl is None else entry.name_ttl,
             server.attr_ttl if entry.attr_ttl is None else entry.attr_ttl,
         )
+
+    def _lifetimes(self, name_ttl: float, attr_ttl: float) -> Lifetimes:
+        return Lifetimes.of(name_ttl if self._names_last else 0, attr_ttl)
 
     def absent(self, unique: int) -> None:
         """A negative entry: the kernel remembers for a while that the name is not there."""
@@ -173,7 +185,7 @@ class Replies:
         False when nobody wants them any more.
         """
         head = pack_entry(vnode, attr, self.lifetimes_of(entry))
-        return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, open_flags(hints), 0))
+        return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, self.open_flags(hints), 0))
 
     def _build_plain(self) -> None:
         channel, then = self._channel, self._flow.then
@@ -323,7 +335,7 @@ class Replies:
         self.regained, self.above = then(regained), then(above)
 
     def _build_opened(self) -> None:
-        channel, files = self._channel, self._files
+        channel, files, open_flags = self._channel, self._files, self.open_flags
         fd, write, refused = channel.fd, channel.write, channel.refused
         pack = Struct("=IiQQIi").pack
         size = HEADER + OPEN_OUT.size

@@ -66,7 +66,7 @@ class Suspension:
 
         `resume` is needed afterwards in any case.
         """
-        writers = Writers(self._session.mount.args.request_size)
+        writers = Writers(self._session.mount.args.payload)
         with _Root(self._session.mountpoint, self._root_type, deadline) as root:
             with self._standstill(deadline) as readers:
                 _hold(readers, Phase.WATCH, writers)
@@ -80,7 +80,7 @@ class Suspension:
 
     def flush(self, deadline: float) -> None:
         """Have the kernel write what it has buffered by now. ETIMEDOUT after `deadline`."""
-        writers = Writers(self._session.mount.args.request_size)
+        writers = Writers(self._session.mount.args.payload)
         with (
             self._flushing,
             _Root(self._session.mountpoint, self._root_type, deadline) as root,

@@ -13,6 +13,7 @@ MS_NOSUID: Final = 1 << 1
 MS_NODEV: Final = 1 << 2
 MS_NOEXEC: Final = 1 << 3
 MS_SYNCHRONOUS: Final = 1 << 4
+MS_REMOUNT: Final = 1 << 5
 MS_DIRSYNC: Final = 1 << 7
 MS_NOATIME: Final = 1 << 10
 MS_REC: Final = 1 << 14

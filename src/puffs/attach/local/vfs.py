@@ -356,6 +356,7 @@ class LocalFileSystem(NameCalls):
                 st.favail,
                 flags,
                 st.namemax,
+                st.fsid,
             )
         )
 

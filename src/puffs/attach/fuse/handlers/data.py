@@ -65,7 +65,7 @@ def _opens(serving: Serving) -> Handlers:
         elif mount.tracks_opens:
             opened(None, unique, vnode)
         else:
-            channel.send(unique, OPEN_OUT.struct.pack(NO_FH, 0, 0))
+            channel.send(unique, OPEN_OUT.struct.pack(NO_FH, reply.open_flags(None), 0))
 
     def release(unique: int, nodeid: int, _length: int) -> Steps:
         fh, flags, release_flags, owner = RELEASE_IN.struct.unpack_from(buffer, BODY)
