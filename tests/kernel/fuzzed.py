@@ -64,7 +64,7 @@ REPAIRS: list[tuple[str, Callable[[Plan], object]]] = [
     ("unknown file handle flags", lambda plan: plan.update(fhflags=plan["fhflags"] & FHFLAG_MASK)),
     ("at most 1020", lambda plan: plan.update(fhsize=plan["fhsize"] % (FHSIZE_MAX + 1))),
     ("NFS", _handle_size_for_nfs),
-    ("mount returned", lambda plan: plan.update(root=(plan["buckets"], "root"))),
+    ("mount() returned", lambda plan: plan.update(root=(plan["buckets"], "root"))),
     ("no file type", lambda plan: plan.update(mode=TYPES[plan["buckets"] % 7] | 0o777)),
 ]
 """What is said of a field that is not repaired, and its repair."""

@@ -176,7 +176,8 @@ class Mount:
         self._gone = threading.Event()
         cookie = self.finish(self.ops["mount"]())
         try:
-            self._root = self.vnodes.set_root(police.usable(cookie, "MAKENODE", "mount"))
+            police.usable(cookie, "MAKENODE", "mount()", "the cookie of the root")
+            self._root = self.vnodes.set_root(cookie)
             attr = self.finish(self.ops["getattr"](cookie, None))
             attr = police.attributes(attr, cookie, "getattr")
         except BaseException:

@@ -43,10 +43,13 @@ def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | N
     return cookie, attr, entry
 
 
-def usable(cookie: Cookie, kind: str, operation: str) -> Cookie:
-    """A cookie: anything hashable but None (S6, R8, N4). `kind` is that of the fault if not."""
+def usable(cookie: Cookie, kind: str, operation: str, wanted: str = "a cookie") -> Cookie:
+    """A cookie: anything hashable but None (S6, R8, N4).
+
+    If it is not, that is a fault of this `kind`, told in terms of what `operation` was asked for.
+    """
     if cookie is None:
-        raise ProtocolFault(kind, f"{operation} returned None instead of a cookie")
+        raise ProtocolFault(kind, f"{operation} returned None instead of {wanted}")
     try:
         hash(cookie)
     except TypeError:
