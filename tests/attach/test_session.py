@@ -411,18 +411,16 @@ def test_an_unmount_during_the_end_waits_for_it() -> None:
 
 def test_a_notification_is_written_and_its_outcome_told() -> None:
     with FakeKernel(Toy()) as kernel:
-        notice = kernel.session.invalidate_name(ROOT, "näme\udcff")
+        notice = kernel.mount.invalidate_name(ROOT_COOKIE, "näme\udcff")
         told = kernel.receive()
         assert (told.unique, told.error) == (0, Notify.INVAL_ENTRY)
         name = "näme".encode() + b"\xff"
         assert told.body == abi.NOTIFY_INVAL_ENTRY_OUT.pack(parent=1, namelen=6) + name + b"\0"
-        notice.result(10)
-        notice = kernel.session.invalidate_pages(9, 4096, 0)
         told = kernel.receive()
         assert (told.unique, told.error) == (0, Notify.INVAL_INODE)
-        assert told.body == abi.NOTIFY_INVAL_INODE_OUT.pack(ino=9, off=4096, len=0)
+        assert told.body == abi.NOTIFY_INVAL_INODE_OUT.pack(ino=ROOT)
         notice.result(10)
-    kernel.session.invalidate_name(ROOT, "late").result(10)  # nobody to be told: no error
+    kernel.mount.invalidate_name(ROOT_COOKIE, "late").result(10)  # nobody to be told: no error
 
 
 def test_who_polls_is_woken_by_whoever_calls_wake() -> None:
@@ -447,18 +445,24 @@ def test_who_polls_is_woken_by_whoever_calls_wake() -> None:
 
 def test_waiting_for_a_notification_inside_an_operation_is_an_error() -> None:
     class Waiting(Toy):
-        session: ClassVar[Any] = None
+        told: ClassVar[Any] = None
+
+        def mounted(self, mount: puffs.Mount) -> None:
+            self.its = mount
 
         def setattr(self, *args: Any) -> puffs.Attr:
-            self.session.invalidate_name(ROOT, "x").result()
-            raise AssertionError("it waited")
+            Waiting.told = self.its.invalidate_attr(ROOT_COOKIE)
+            for wait in (Waiting.told.result, Waiting.told.exception, Waiting.told.__await__):
+                with pytest.raises(RuntimeError, match="inside an operation would never end"):
+                    wait()
+            raise OSError(errno.EDOM, "all was as it should be")
 
     with FakeKernel(Waiting()) as kernel:
-        Waiting.session = kernel.session
         unique = kernel.send_bytes(Opcode.SETATTR, ROOT, bytes(88))
         answers = {reply.unique: reply for reply in (kernel.receive(), kernel.receive())}
-        assert answers[unique].error == errno.EIO
-        assert answers[0].error == Notify.INVAL_ENTRY  # it is sent all the same
+        assert answers[unique].error == errno.EDOM
+        assert answers[0].error == Notify.INVAL_INODE  # it is sent all the same
+        Waiting.told.result(10)
 
 
 def test_a_call_from_another_thread_runs_where_operations_run() -> None:

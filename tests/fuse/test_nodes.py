@@ -1,9 +1,7 @@
 """What the kernel knows of files, and for how long: lookups and their end, open files, caches."""
 
-import errno
 import os
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -328,95 +326,3 @@ def test_what_may_not_be_trusted_is_asked_each_time(serve: Serve) -> None:
     lookups = served.notes("lookup")
     assert lookups == [("lookup", ROOT, "file"), ("lookup", ROOT, "nothing")] * 3
     assert reclaimed(served) == {}
-
-
-class Changing(Cached):
-    """Changes behind the kernel's back; extended attributes of its directory `dir` are commands."""
-
-    session: ClassVar[Session]
-    root: ClassVar[int] = 1
-
-    def setxattr(self, node: int, name: str, value: bytes, flags: int) -> None:
-        file = self.names.get((ROOT, "file"), FILE)
-        match name.removeprefix("user."):
-            case "grow":
-                self.data[file][:] = value
-                self.attrs[file].size = len(value)
-            case "move":
-                self.names[ROOT, value.decode()] = self.names.pop((ROOT, "file"))
-            case "forget name":
-                notice = self.session.invalidate_name(self.root, value.decode())
-                notice.add_done_callback(lambda done: self.notes.add("told", str(done.exception())))
-            case "forget pages":
-                nodeid = self.session.mount.vnodes.find(FILE).nodeid  # type: ignore[union-attr]
-                notice = self.session.invalidate_pages(nodeid, 0, 0)
-                notice.add_done_callback(lambda done: self.notes.add("told", str(done.exception())))
-            case "wait":
-                self.session.invalidate_name(self.root, "file").result()
-            case "nobody":
-                for notice in (
-                    self.session.invalidate_name(self.root, "no such name"),
-                    self.session.invalidate_name(4711, "file"),
-                    self.session.invalidate_pages(4711, 0, 0),
-                ):
-                    notice.add_done_callback(
-                        lambda done: self.notes.add("told", str(done.exception()))
-                    )
-
-
-def command(served: Served, name: str, value: str = "") -> None:
-    os.setxattr(served.path / "dir", f"user.{name}", value.encode())
-
-
-def test_the_kernel_can_be_told_that_a_file_has_changed(serve_with_session: Serve) -> None:
-    served = serve_with_session(Changing)
-    path = served.path / "file"
-    with open(path, "rb", buffering=0) as file:
-        assert file.read() == b"contents"
-        command(served, "grow", "quite other contents")
-        assert os.pread(file.fileno(), 100, 0) == b"contents"  # as the kernel knows them
-        command(served, "forget pages")
-        served.round_trips(lambda: served.notes("told") == [("told", "None")])
-        assert os.pread(file.fileno(), 100, 0) == b"quite other contents"
-        assert path.stat().st_size == 20
-
-
-def test_the_kernel_can_be_told_that_attributes_have_changed(serve_with_session: Serve) -> None:
-    served = serve_with_session(Changing)
-    path = served.path / "file"
-    assert path.stat().st_size == 8
-    command(served, "grow", "quite other contents")
-    assert path.stat().st_size == 8
-    command(served, "forget pages")
-    served.round_trips(lambda: served.notes("told") == [("told", "None")])
-    assert path.stat().st_size == 20
-
-
-def test_the_kernel_can_be_told_that_a_name_has_changed(serve_with_session: Serve) -> None:
-    served = serve_with_session(Changing)
-    file, moved = served.path / "file", served.path / "moved"
-    assert file.exists()
-    assert not moved.exists()
-    command(served, "move", "moved")
-    assert file.exists()
-    assert not moved.exists()
-    for name in ("file", "moved"):
-        command(served, "forget name", name)
-    served.round_trips(lambda: served.notes("told") == [("told", "None")] * 2)
-    assert not file.exists()
-    assert moved.read_text() == "contents"
-
-
-def test_telling_what_nobody_knows_is_no_error(serve_with_session: Serve) -> None:
-    served = serve_with_session(Changing)
-    command(served, "nobody")
-    served.round_trips(lambda: served.notes("told") == [("told", "None")] * 3)
-
-
-def test_waiting_for_the_kernel_inside_an_operation_is_an_error(serve_with_session: Serve) -> None:
-    served = serve_with_session(Changing)
-    served.path.joinpath("file").stat()
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        command(served, "wait")
-    assert served.log[-1].startswith("RuntimeError: waiting for a notification inside an operation")
-    assert served.path.joinpath("file").stat().st_mode & stat.S_IFREG

@@ -304,22 +304,22 @@ def test_what_does_not_end_is_given_up_and_all_goes_on(serve: Serve) -> None:
 
 def test_inside_an_operation_it_is_an_error_and_no_deadlock(mountpoint: Path) -> None:
     class Eager(MemFS):
-        mounted: puffs.Mount
+        own: puffs.Mount
         raised: int | None = None
 
         def mkdir(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
             try:
-                self.mounted.suspend()
+                self.own.suspend()
             except OSError as exc:
                 self.raised = exc.errno
             return super().mkdir(dir, name, attr, cred)
 
     fs = Eager()
-    with puffs.mount(fs, mountpoint) as fs.mounted:
+    with puffs.mount(fs, mountpoint) as fs.own:
         maker = python("import os, sys; os.mkdir(sys.argv[1])", mountpoint / "d")
         assert maker.communicate()[0] == ""
-        fs.mounted.suspend()
-        fs.mounted.resume()
+        fs.own.suspend()
+        fs.own.resume()
     assert fs.raised == EDEADLK
 
 

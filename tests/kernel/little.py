@@ -11,7 +11,10 @@ import pytest
 
 import puffs
 from puffs.kernel.args import MountArgs
+from puffs.kernel.flush import HostCache, NothingCached
 from puffs.kernel.mount import Mount
+from puffs.kernel.notice import Notice
+from puffs.kernel.vnode import Vnode
 from puffs.kernel.vnops import Vnops
 from puffs.server.operations import Operations
 
@@ -198,11 +201,50 @@ class Little(puffs.FileSystem[int]):
     def error(self, kind: str, code: int, text: str, node: Any) -> None: ...
 
 
+class FakeCache:
+    """A cache that writes down what it is told, and has done so when `hear` is called."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[Any, ...]] = []
+        self.notices: list[Notice] = []
+
+    def _told(self, *what: Any) -> Notice:
+        self.log.append(what)
+        self.notices.append(Notice())
+        return self.notices[-1]
+
+    def hear(self, failure: OSError | None = None) -> None:
+        """All that was told has arrived, or the first of it has failed."""
+        while self.notices:
+            notice = self.notices.pop(0)
+            if failure is not None:
+                notice.set_exception(failure)
+                failure = None
+            else:
+                notice.set_result(None)
+
+    def invalidate_name(self, dir: Vnode, name: str) -> Notice:
+        return self._told("invalidate_name", dir.cookie, name)
+
+    def invalidate_names(self, dir: Vnode | None) -> Notice:
+        return self._told("invalidate_names", None if dir is None else dir.cookie)
+
+    def invalidate_attr(self, vnode: Vnode) -> Notice:
+        return self._told("invalidate_attr", vnode.cookie)
+
+    def invalidate_pages(self, vnode: Vnode, start: int, end: int) -> Notice:
+        return self._told("invalidate_pages", vnode.cookie, start, end)
+
+    def flush_pages(self, vnode: Vnode, start: int, end: int) -> Notice:
+        return self._told("flush_pages", vnode.cookie, start, end)
+
+
 class FakeHost:
     """An attachment to nothing, which does as a test says."""
 
     def __init__(self, mount: Mount) -> None:
         self.mount = mount
+        self.cache: HostCache = NothingCached()
         self.in_use = False
         self.flush_fails: OSError | None = None
         self.log: list[tuple[str, *tuple[object, ...]]] = []

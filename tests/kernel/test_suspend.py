@@ -251,6 +251,21 @@ def test_who_suspends_may_go_on_using_it() -> None:
         assert Vnops(mount, CRED).getattr(mount.root()).ino == 1
 
 
+def test_what_another_thread_does_for_a_transaction_does_not_wait() -> None:
+    trans = Fstrans()
+    trans.start()
+    suspending = beside(lambda: trans.setstate(State.SUSPENDING))
+    while trans.state is State.NORMAL:
+        pass
+    joined = beside(lambda: (trans.join(), trans.done()))
+    joined.join(SECONDS)
+    assert not joined.is_alive()
+    assert suspending.is_alive()
+    trans.done()
+    suspending.join(SECONDS)
+    assert not suspending.is_alive()
+
+
 @pytest.mark.statement("P2")
 def test_the_owner_is_the_thread_that_suspends() -> None:
     trans = Fstrans()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuse.others import SOON, comes_true
+
 pytestmark = pytest.mark.fuse
 
 SCRIPT = """
@@ -51,6 +53,8 @@ for line in sys.stdin:
         print(vfs.read_text(rest), flush=True)
     elif command == "list":
         print(sorted(vfs.listdir(rest)), len(Checked.threads), flush=True)
+    elif command == "known":
+        print(len(mount.vnodes), flush=True)
     elif command == "leave":
         vfs.close()
         print("left", vfs.closed, mount.status.name, flush=True)
@@ -124,3 +128,13 @@ def test_what_is_unmounted_elsewhere_goes_on_in_process(tmp_path: Path) -> None:
         assert child.ask("read /a/b/inside") == "from inside"
         assert child.ask("unmount") == "unmounted"
         assert child.line() == "True DYING"
+
+
+def test_what_only_the_kernel_knew_is_forgotten_when_it_is_unmounted(tmp_path: Path) -> None:
+    with serving("sync", tmp_path) as child:
+        assert child.ask("known") == "1", "what was used in process alone has been given back"
+        assert (tmp_path / "a/b/inside").stat().st_size == 11
+        assert child.ask("known") == "4"
+        subprocess.run(["umount", str(tmp_path)], check=True, timeout=20)
+        assert comes_true(lambda: child.ask("known") == "1", SOON)
+        assert child.ask("read /a/b/inside") == "from inside"

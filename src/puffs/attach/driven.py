@@ -76,6 +76,10 @@ class DrivenSession:
             self.mount.finish = partial(aside, self._stepper)
         self._reader = session.reader(stepper=self._stepper) if session.start() else None
         os.set_blocking(session.fileno(), False)
+        if start_soon is not None:
+            start_soon(partial(self.mount.tell_and_wait, "mounted", self.mount))
+        else:
+            self.mount.tell("mounted", self.mount)
         session.ready()
 
     def fileno(self) -> int:

@@ -57,6 +57,12 @@ class Fstrans:
                 self._changed.wait()
             self._inside[me] = self._inside.get(me, 0) + 1
 
+    def join(self) -> None:
+        """Begin on this thread what is part of a transaction of another one, which waits for it."""
+        me = threading.get_ident()
+        with self._changed:
+            self._inside[me] = self._inside.get(me, 0) + 1
+
     def done(self) -> None:
         """End the transaction that this thread has begun last."""
         me = threading.get_ident()

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from puffs.kernel import police
 from puffs.kernel.args import MountArgs
+from puffs.kernel.flush import Flushing, HostCache
 from puffs.kernel.fstrans import Fstrans, State
 from puffs.kernel.sizes import NOTHING, Sizes
 from puffs.kernel.suspend import (
@@ -60,6 +61,11 @@ class Refused(OSError):
 
 class Attachment(Protocol):
     """What connects a host to a mount."""
+
+    @property
+    def cache(self) -> HostCache:
+        """What the host has cached of the mount."""
+        ...
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function` on a thread that serves, and return what it returns.
@@ -124,7 +130,7 @@ def args_for(server: Servable, request_size: int = 0) -> MountArgs:
     return MountArgs(name, fhsize=server.fhsize, fhflags=server.fhflags, request_size=request_size)
 
 
-class Mount:
+class Mount(Flushing):
     """The kernel half of one mount.
 
     Building it checks the arguments and calls the file server's `mount`, whose error is the
@@ -184,7 +190,7 @@ class Mount:
             self.abandon()
             raise
         self._root.ino = attr.ino or self._root.ino
-        self.root_type = attr.type
+        self.root_type = self._root.type = attr.type
         self.status = Status.MOUNTING
 
     # ----------------------------------------------------------------------------------- life cycle
@@ -224,6 +230,18 @@ class Mount:
             if self.status is Status.DYING:
                 raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
             self._attachments.append(attachment)
+            self.vnodes.shared = self.shared
+
+    @property
+    def shared(self) -> bool:
+        """Whether it has several attachments: what one changes, the others are to be told."""
+        return len(self._attachments) > 1
+
+    def caches(self, beside: Attachment | None = None) -> list[HostCache]:
+        """What hosts have cached (`Flushing`); all of them but that of `beside`."""
+        if self.status is not Status.RUNNING:  # not yet, or not any more
+            return []
+        return [each.cache for each in list(self._attachments) if each is not beside]
 
     def start(self) -> None:
         """The host is ready:

@@ -35,16 +35,31 @@ class Vnode:
     """A live file.
 
     `lookups` counts what hosts have been told of it and not yet forgotten, `opens` its open files.
+    `holds` is the part of `lookups` that is in this process, and not on a host that forgets.
+    `type` is the file type (`stat.S_IFREG`, ...), 0 until attributes of it have been seen.
     """
 
-    __slots__ = ("cookie", "generation", "ino", "lookups", "name", "nodeid", "opens", "parent")
+    __slots__ = (
+        "cookie",
+        "generation",
+        "holds",
+        "ino",
+        "lookups",
+        "name",
+        "nodeid",
+        "opens",
+        "parent",
+        "type",
+    )
 
     def __init__(self, cookie: Cookie, nodeid: int, generation: int, ino: int) -> None:
         self.cookie = cookie
         self.nodeid = nodeid
         self.generation = generation
         self.ino = ino
+        self.type = 0
         self.lookups = 0
+        self.holds = 0
         self.opens = 0
         # Where a host saw it last, for people and for "..": a name may have been moved since.
         self.parent: Vnode | None = None
@@ -98,6 +113,9 @@ class VnodeTable:
         reclaim: Callable[[Cookie], None] | None = None,
     ) -> None:
         self.by_nodeid = NodeIds()
+        self.shared = False
+        """Several hosts use the mount: one may find a new file before it is entered for the one
+        that has made it."""
         self._by_cookie: dict[Cookie, Vnode] = {}
         self._lock = threading.Lock()
         self._generation = generation
@@ -124,14 +142,21 @@ class VnodeTable:
         return self._by_cookie.get(cookie)
 
     def adopt(
-        self, cookie: Cookie, parent: Vnode | None = None, name: str = "", *, new: bool = False
+        self,
+        cookie: Cookie,
+        parent: Vnode | None = None,
+        name: str = "",
+        *,
+        new: bool = False,
+        held: bool = False,
     ) -> Vnode:
         """The vnode of `cookie`, made if it is not live, and counted once as known to the host.
 
         `parent` and `name` say where it was found, if it was by name.
 
         With `new` the cookie belongs to a file that was just made: one that is in use already is a
-        fault of the file server (statement N4; 2.7, MAKENODE).
+        fault of the file server (statement N4; 2.7, MAKENODE), unless the mount is `shared`. With
+        `held` it is this process that knows it, and gives it back by `release`.
 
         Raises `OSError`: ENXIO for another vnode once the mount has ended: nobody would reclaim it
         (N15).
@@ -151,11 +176,13 @@ class VnodeTable:
                     vnode.generation = self._generation
                     vnode.nodeid = next(self._own_ids)
                 self._by_cookie[cookie] = self.by_nodeid[vnode.nodeid] = vnode
-            elif new:
+            elif new and not self.shared:
                 raise ProtocolFault(
                     "MAKENODE", f"the cookie {cookie!r} of a new file is in use", EEXIST, cookie
                 )
             vnode.lookups += 1
+            if held:
+                vnode.holds += 1
             if parent is not None:
                 vnode.parent, vnode.name = parent, name
         return vnode
@@ -191,6 +218,28 @@ class VnodeTable:
             gone = self._drop_if_unused(vnode)
         if gone and self._reclaim is not None:
             self._reclaim(vnode.cookie)
+
+    def release(self, vnode: Vnode, lookups: int = 1) -> None:
+        """This process has forgotten what it adopted with `held`, so often."""
+        with self._lock:
+            vnode.holds -= lookups
+            vnode.lookups -= lookups
+            gone = self._drop_if_unused(vnode)
+        if gone and self._reclaim is not None:
+            self._reclaim(vnode.cookie)
+
+    def forget_told(self) -> None:
+        """The host that forgets has gone: what only it knew is reclaimed."""
+        with self._lock:
+            gone = []
+            for vnode in list(self.by_nodeid.values()):
+                if vnode.nodeid != ROOT_ID:
+                    vnode.lookups = vnode.holds
+                    if self._drop_if_unused(vnode):
+                        gone.append(vnode.cookie)
+        if self._reclaim is not None:
+            for cookie in gone:
+                self._reclaim(cookie)
 
     def open(self, vnode: Vnode) -> None:
         """One more open file."""

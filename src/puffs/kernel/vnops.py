@@ -16,12 +16,13 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, Typ
 
 from puffs.kernel import handles, police
 from puffs.kernel.directory import OpenDirectory
-from puffs.kernel.mount import Mount, Status
+from puffs.kernel.mount import Attachment, Mount, Status
+from puffs.kernel.sharing import shared
 from puffs.kernel.sizes import StatVfsError
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred, Requester, requester
-from puffs.server.types import Buffer, Cookie, DirEntry, Open
+from puffs.server.types import Buffer, DirEntry, Open
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,7 +72,8 @@ def _vop(
     """Run an operation for its caller.
 
     `puffs.caller()` tells him inside, and whatever goes wrong reaches him as an `OSError` with the
-    errno that `Mount.errno_of` decides, the original exception being its cause.
+    errno that `Mount.errno_of` decides, the original exception being its cause. What it changes,
+    the other hosts of the mount are told (`sharing`).
     """
     name = step.__name__
     any_time = name in _ANY_TIME
@@ -94,7 +96,7 @@ def _vop(
             requester.reset(token)
             trans.done()
 
-    return run
+    return shared(run)
 
 
 Then = Callable[[Any], Any] | None
@@ -118,22 +120,25 @@ class Vnops:
     """The operations on the vnodes of `mount`, asked for by `cred`.
 
     `reach` brings the calls to where the file server's operations run; None: that is the thread
-    that asks. Every operation raises `OSError`.
+    that asks. `host` is the attachment that they are for: it is not told of its own changes. Every
+    operation raises `OSError`.
 
     What returns `Found` has counted its vnode, and the caller gives that back by `forget`. An
     `OpenFile` or `OpenDir` keeps its vnode alive by itself, until `close` or `closedir`.
     """
 
-    __slots__ = ("_cred", "_ops", "_vnodes", "mount", "reach")
+    __slots__ = ("_cred", "_ops", "_vnodes", "host", "mount", "reach")
 
     def __init__(
         self,
         mount: Mount,
         cred: Cred,
         reach: Reach | None = None,
+        host: Attachment | None = None,
     ) -> None:
         self.mount = mount
         self.reach = reach
+        self.host = host
         self._cred = cred
         self._ops = mount.ops
         self._vnodes = mount.vnodes
@@ -144,7 +149,30 @@ class Vnops:
 
     def by(self, cred: Cred) -> "Vnops":
         """The same operations, asked for by another caller."""
-        return Vnops(self.mount, cred, self.reach)
+        return Vnops(self.mount, cred, self.reach, self.host)
+
+    def at_once(self, function: Callable[[], R]) -> R:
+        """Call `function`, which asks for several operations, so that no other comes in between.
+
+        That can be had where one thread runs all operations and all are `def`.
+        """
+        if self.reach is None or self.mount.server.asynchronous:
+            return function()
+        trans = self.mount.fstrans
+
+        def joined() -> R:
+            trans.join()
+            try:
+                return function()
+            finally:
+                trans.done()
+
+        trans.start()
+        try:
+            done: R = self.reach(self, joined, (), None)
+            return done
+        finally:
+            trans.done()
 
     # --------------------------------------------------------------------------------------- names
 
@@ -152,9 +180,9 @@ class Vnops:
     def lookup(self, dir: Vnode, name: str) -> Found:
         """What `name` in `dir` leads to. "." is answered here; ".." is the host's (N1)."""
         if name == ".":
-            return self._with_attr(self._adopt(dir.cookie), None)
-        reply = self._ask("lookup", dir.cookie, _name(name), self._cred)
-        return self._found(reply, dir, "lookup")
+            adopt = partial(self._vnodes.adopt, dir.cookie, held=True)
+            return self._with_attr(self._do(adopt), None)
+        return self._found("lookup", dir, _name(name), self._cred)
 
     @_vop
     def forget(self, vnode: Vnode, lookups: int = 1) -> None:
@@ -184,11 +212,13 @@ class Vnops:
             except BaseException:
                 self._forget(found.vnode)
                 raise
-        attr = self._new(S_IFREG, mode)
-        reply = self._ask("create", dir.cookie, _name(name), attr, flags, self._cred)
-        node, opened, is_open = police.created(reply)
-        cookie, known, _ = police.node(node, dir, "create")
-        vnode = self._adopt(cookie, new=True)
+
+        def enter(reply: object) -> tuple[Vnode, Attr | None, object, bool]:
+            node, opened, is_open = police.created(reply)
+            return *self._enter("create", dir, node, new=True), opened, is_open
+
+        args = dir.cookie, _name(name), self._new(S_IFREG, mode), flags, self._cred
+        vnode, known, opened, is_open = self._do(self._op("create"), *args, then=enter)
         try:
             if not is_open:
                 opened = self._ask_open(vnode, flags)
@@ -223,8 +253,7 @@ class Vnops:
             raise error(errno.ENAMETOOLONG)
         attr = self._new(S_IFLNK, 0o777)
         attr.size = size
-        reply = self._ask("symlink", dir.cookie, _name(name), target, attr, self._cred)
-        return self._found(reply, dir, "symlink", new=True)
+        return self._found("symlink", dir, _name(name), target, attr, self._cred, new=True)
 
     @_vop
     def link(self, vnode: Vnode, dir: Vnode, name: str) -> None:
@@ -499,15 +528,9 @@ class Vnops:
         operation = self._ops.get(name)
         return self._do(operation, *args) if operation is not None else None
 
-    def _adopt(self, cookie: Cookie, new: bool = False) -> Vnode:
-        """The vnode of a cookie, counted. May ask for its `fileid`."""
-        adopt = self._vnodes.adopt
-        vnode: Vnode = self._do(partial(adopt, new=True) if new else adopt, cookie)
-        return vnode
-
     def _forget(self, vnode: Vnode, lookups: int = 1) -> None:
         """May `reclaim`."""
-        self._do(self._vnodes.forget, vnode.nodeid, lookups)
+        self._do(self._vnodes.release, vnode, lookups)
 
     def _fire(self, name: str, *args: Any) -> None:
         """Call an operation whose failure reaches nobody; what is no `OSError` is logged."""
@@ -520,12 +543,20 @@ class Vnops:
         return self.mount.new_attr(kind | S_IMODE(mode), self._cred)
 
     def _made(self, operation: str, dir: Vnode, name: str, attr: Attr) -> Found:
-        reply = self._ask(operation, dir.cookie, _name(name), attr, self._cred)
-        return self._found(reply, dir, operation, new=True)
+        return self._found(operation, dir, _name(name), attr, self._cred, new=True)
 
-    def _found(self, reply: object, parent: Vnode, operation: str, new: bool = False) -> Found:
-        cookie, attr, _ = police.node(reply, parent, operation)
-        return self._with_attr(self._adopt(cookie, new=new), attr)
+    def _found(self, operation: str, dir: Vnode, *args: Any, new: bool = False) -> Found:
+        """Ask for an operation that gives a node. It is counted where the operation has run, before
+        another host can have the last of it forgotten.
+        """
+        then = partial(self._enter, operation, dir, new=new)
+        return self._with_attr(*self._do(self._op(operation), dir.cookie, *args, then=then))
+
+    def _enter(
+        self, operation: str, dir: Vnode, reply: object, new: bool
+    ) -> tuple[Vnode, Attr | None]:
+        cookie, attr, _ = police.node(reply, dir, operation)
+        return self._vnodes.adopt(cookie, new=new, held=True), attr
 
     def _with_attr(self, vnode: Vnode, attr: Attr | None) -> Found:
         """A vnode that was just counted; if its attributes cannot be had, it is uncounted."""
@@ -571,6 +602,7 @@ async def _collected(listing: AsyncIterable[DirEntry | str]) -> list[DirEntry | 
 def _shown(attr: Attr, vnode: Vnode) -> Attr:
     """A copy: the file server may keep the original and change it in place."""
     shown = attr.copy()
+    vnode.type = vnode.type or shown.type
     if shown.ino:
         vnode.ino = shown.ino
     else:

@@ -85,6 +85,15 @@ class FileSystem(Generic[Node]):
         """
         raise NotImplementedError
 
+    def mounted(self, mount: Any) -> None:
+        """The mount can be used: `mount` is its `puffs.Mount`. Called once, before any host asks.
+
+        For file servers whose files change by themselves: `mount.invalidate_name` and its like tell
+        hosts to forget what they have cached, from any thread. [puffs_flush(3)] Nobody waits for an
+        `async def`: it may go on until it is cancelled by the unmount.
+        """
+        raise NotImplementedError
+
     def unmount(self, force: bool) -> None:
         """A question, without side effects: may this be unmounted? Raise `OSError(errno.EBUSY)` to
         refuse.

@@ -59,6 +59,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         _table(
             Kind.VFS,
             ("mount", "", 0),
+            ("mounted", "mount", 0, "faf"),
             ("unmount", "force", 0),
             ("unmounted", "", 0, "faf"),
             ("statvfs", "", 0),

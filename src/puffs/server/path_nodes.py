@@ -12,7 +12,8 @@ from weakref import WeakValueDictionary
 from puffs.server.attr import Attr, as_attr
 from puffs.server.cred import Cred
 from puffs.server.operations import OPERATIONS, Kind, Operations
-from puffs.server.types import RENAME_EXCHANGE, DirEntry, Entry, Open
+from puffs.server.path_mount import PathMount
+from puffs.server.types import RENAME_EXCHANGE, Cookie, DirEntry, Entry, Open
 
 _NEVER: Final = -1
 _PREFIX_MAX: Final = 4096
@@ -136,6 +137,13 @@ class Names:
             except OSError as error:
                 if all(self.stands(error, *what) for what in zip(paths, spots, strict=True)):
                     raise
+
+    def at_path(self, path: str) -> Cookie:
+        """The node at `path`; what is no node of this tree where the host has come by none."""
+        node: Node | None = self.root
+        for name in filter(None, path.split("/")):
+            node = self.nodes.get((node, name)) if node is not None else None
+        return node or _GONE
 
     def _prefix(self, dir: Node) -> tuple[str, bool]:
         """What goes before a name in `dir`, and whether `dir` is still there."""
@@ -302,6 +310,13 @@ def _mount(names: Names, method: Method | None) -> Method:
         return names.root
 
     return mount
+
+
+def _mounted(names: Names, method: Method) -> Method:
+    def mounted(mount: Any) -> None:
+        method(PathMount(mount, names.at_path))
+
+    return mounted
 
 
 def _lookup(names: Names, method: Method) -> Method:
@@ -528,6 +543,7 @@ def _error(names: Names, method: Method) -> Method:
 
 _FACTORIES: Final[dict[str, Callable[[Names, Method], Method]]] = {
     "mount": _mount,
+    "mounted": _mounted,
     "getattr": _getattr,
     "read": _transfer,
     "write": _transfer,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred
 from puffs.server.operations import Operations, implemented
+from puffs.server.path_mount import PathMount
 from puffs.server.path_nodes import adapted
 from puffs.server.stepping import is_async
 from puffs.server.types import Buffer, DirEntry, Lock, Open
@@ -95,6 +96,10 @@ class PathFileSystem:
 
     def mount(self) -> None:
         """Get ready: called once, first of all. What it raises makes the mounting fail."""
+        raise NotImplementedError
+
+    def mounted(self, mount: PathMount) -> None:
+        """The mount can be used. As `FileSystem.mounted`; `mount` takes paths instead of nodes."""
         raise NotImplementedError
 
     def unmount(self, force: bool) -> None:

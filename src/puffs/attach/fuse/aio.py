@@ -48,25 +48,45 @@ class _Server:
     async def serve(self) -> None:
         session, mount = self._session, self._session.mount
         mount.finish = partial(aside, self._stepper)
+        mounted: asyncio.Task[None] | None = None
         try:
             if await asyncio.to_thread(session.start):
                 session.serving_here()
                 self._reader = session.reader(stepper=self._stepper)
                 self._watch()
+                # No operation that a host waits for: it may go on for as long as the mount lives.
+                mounted = asyncio.create_task(mount.tell_and_wait("mounted", mount))
                 session.ready()
                 await self._ended
         finally:
+            if mounted is not None:
+                mounted.cancel()
             self._loop.remove_reader(session.fileno())
             if isinstance(self._loop, ServingLoop):
                 self._loop.serve_inline(None)
             await self._stepper.drain(GRACE_SECONDS)
-            session.close()
+            await self._outside(session.close)
             await self._stepper.drain(GRACE_SECONDS)
             for name, args in mount.last_words(session):
                 await mount.tell_and_wait(name, *args)
             self._stepper.close()
             mount.finish = finish
             mount.gone()
+
+    async def _outside(self, function: Callable[[], None]) -> None:
+        """Call what steps operations, which cannot be done inside a task."""
+        called = self._loop.create_future()
+
+        def call() -> None:
+            try:
+                function()
+            except Exception as exc:
+                called.set_exception(exc)
+            else:
+                called.set_result(None)
+
+        self._loop.call_soon(call)
+        await called
 
     def _watch(self) -> None:
         fd = self._session.fileno()

@@ -265,6 +265,8 @@ class Replies:
                 ino = attr.ino or vnode.ino
                 head = pack(size, 0, unique, id_, generation, name_s, attr_s, name_ns, attr_ns, ino)
                 vnode.ino = ino
+                if not vnode.type:
+                    vnode.type = attr.type
                 write(fd, head + attr.wire)
                 told = True
             except OSError as exc:
@@ -360,4 +362,6 @@ def pack_entry(vnode: Vnode, attr: Attr, lifetimes: Lifetimes) -> bytes:
     ino = attr.ino or vnode.ino
     packed = _ENTRY.pack(vnode.nodeid, vnode.generation, *lifetimes, ino) + attr.wire
     vnode.ino = ino
+    if not vnode.type:
+        vnode.type = attr.type
     return packed

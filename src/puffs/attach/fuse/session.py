@@ -24,15 +24,14 @@ from puffs.attach.fuse.abi import (
     IN_HEADER,
     KERNEL_VERSION,
     Opcode,
-    notify_inval_entry,
-    notify_inval_inode,
 )
+from puffs.attach.fuse.cache import KernelCache
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Request
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_major
 from puffs.attach.fuse.mountinfo import covering, find_mount, read_mounts
 from puffs.attach.fuse.mountpoint import resolve
-from puffs.attach.fuse.notify import Notice, Notifier
+from puffs.attach.fuse.notify import Notifier
 from puffs.attach.fuse.reader import AGAIN, END, Observer, Reader, Stop
 from puffs.attach.fuse.suspension import Suspension
 from puffs.kernel.mount import Mount
@@ -43,6 +42,8 @@ logger = logging.getLogger("puffs")
 
 T = TypeVar("T")
 
+_NOTIFY_SECONDS = 1.0
+"""How long, at the end, the kernel may take for what it is told."""
 _UNMOUNT_MS = 250
 """How long an unmount takes, once the name is gone from the tree."""
 
@@ -87,6 +88,8 @@ class Session:
         self._notifier = Notifier(fd)
         self._suspension = Suspension(self)
         self._wakers: set[int] = set()
+        self.cache = KernelCache(mount, self._notifier.send)
+        """What the kernel has cached (`puffs.kernel.flush.HostCache`)."""
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self.ended = threading.Event()
@@ -114,8 +117,7 @@ class Session:
             ]
             for thread in others:
                 thread.start()
-            self.ready()
-            self._serve(self.reader())
+            self._serve(self.reader(), self._begin)
             for thread in others:
                 thread.join()
         finally:
@@ -133,6 +135,7 @@ class Session:
                 channel.send(unique, later)
             else:
                 self._negotiated = negotiate(body, self.mount, self._max_write, self._writeback)
+                self.cache.minor = self._negotiated.minor
                 self.mount.start()  # before the reply: from then on the kernel may ask
                 channel.send(unique, self._negotiated.reply())
                 return True
@@ -172,6 +175,10 @@ class Session:
         with self._lock:
             return list(self._readers)
 
+    def _begin(self) -> None:
+        self.mount.tell("mounted", self.mount)
+        self.ready()
+
     def serving_here(self) -> None:
         """The operations run on this thread: what would wait for them must not be done here."""
         self._threads.add(threading.get_ident())
@@ -190,11 +197,12 @@ class Session:
             if fd is not None:
                 os.close(fd)
 
-    def _serve(self, reader: Reader) -> None:
+    def _serve(self, reader: Reader, first: Callable[[], None] = lambda: None) -> None:
         thread = threading.get_ident()
         self._threads.add(thread)
         token = requester.set(reader.channel)
         try:
+            first()
             reader.serve()
         except Stop:
             pass
@@ -238,7 +246,7 @@ class Session:
         """Close the connection, and take back what the kernel had open."""
         with self._lock:
             self.ended.set()
-        self._notifier.close()
+        self._end_notifications()
         os.close(self._fd)
         self._clear_away()
         while self._calls:
@@ -247,6 +255,22 @@ class Session:
             except Stop:
                 continue
         self._files.close_all()
+        if self.mount.shared:
+            self.mount.vnodes.forget_told()
+
+    def _end_notifications(self) -> None:
+        """The kernel may take one only when a request has been answered that nobody will answer any
+        more: it then has to be told that the connection is over.
+        """
+        self._notifier.close()
+        if self._notifier.ended(_NOTIFY_SECONDS) or self.device is None:
+            return
+        try:
+            mounting.abort_connection(self.device[1])
+        except OSError as exc:
+            logger.error("%s", exc)
+        else:
+            self._notifier.ended(_NOTIFY_SECONDS)
 
     def _clear_away(self) -> None:
         """Leave no dead mount behind. Whoever has unmounted it may have mounted something else."""
@@ -476,20 +500,6 @@ class Session:
             return self._calls.popleft()
         except IndexError:  # another thread may have been faster
             return None
-
-    # -------------------------------------------------------------------------------- notifications
-
-    def invalidate_name(self, parent: int, name: str) -> Notice:
-        """The kernel forgets what `name` in the directory with node id `parent` leads to, and that
-        it leads nowhere.
-        """
-        return self._notifier.send(notify_inval_entry(parent, os.fsencode(name)))
-
-    def invalidate_pages(self, nodeid: int, start: int, length: int) -> Notice:
-        """The kernel writes, then drops, cached data from `start` on (`length` 0: to the end), and
-        the attributes.
-        """
-        return self._notifier.send(notify_inval_inode(nodeid, start, length))
 
 
 def _stop() -> None:

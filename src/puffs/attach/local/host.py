@@ -11,6 +11,7 @@ from inspect import iscoroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from puffs.kernel.flush import HostCache, NothingCached
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnops import OpenDir, OpenFile, Then, Vnops
 from puffs.server.cred import Cred, Requester, requester
@@ -37,7 +38,9 @@ class LocalHost:
 
     def __init__(self, mount: Mount, cred: Cred, owner: bool) -> None:
         self.mount = mount
-        self.vnops = Vnops(mount, cred, None if owner else self._reach)
+        self.vnops = Vnops(mount, cred, None if owner else self._reach, self)
+        self.cache: HostCache = NothingCached()
+        """What is cached on this side."""
         self.handles: set[OpenFile | OpenDir] = set()
         """What the file server must be given back."""
         self.append = threading.RLock()
@@ -53,6 +56,7 @@ class LocalHost:
         mount.attach(self)
         if owner:
             mount.start()
+            mount.tell("mounted", mount)
 
     # ------------------------------------------------------------------------------------ the gate
 
@@ -228,10 +232,14 @@ async def _as_task(operation: Coroutine[Any, Any, Any], then: Then, context: Con
     """Await an operation with the context, and so with the caller, that it was called with."""
     import asyncio
 
+    whole = operation if then is None else _and_then(operation, then)
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:  # a loop of another kind
-        reply = await operation
-    else:
-        reply = await loop.create_task(operation, context=context)
-    return reply if then is None else then(reply)
+        return await whole
+    return await loop.create_task(whole, context=context)
+
+
+async def _and_then(operation: Coroutine[Any, Any, Any], then: Callable[[Any], Any]) -> Any:
+    """In one step: nobody comes between the end of the operation and what follows."""
+    return then(await operation)
