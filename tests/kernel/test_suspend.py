@@ -257,7 +257,12 @@ def test_what_another_thread_does_for_a_transaction_does_not_wait() -> None:
     suspending = beside(lambda: trans.setstate(State.SUSPENDING))
     while trans.state is State.NORMAL:
         pass
-    joined = beside(lambda: (trans.join(), trans.done()))
+
+    def part() -> None:
+        trans.join()
+        trans.done()
+
+    joined = beside(part)
     joined.join(SECONDS)
     assert not joined.is_alive()
     assert suspending.is_alive()
