@@ -39,6 +39,10 @@ class Flow(Protocol):
         """A handler made of a generator function."""
         ...
 
+    def waits(self, unique: int) -> bool:
+        """Whether an operation for request `unique` has begun and not finished."""
+        ...
+
     def interrupt(self, unique: int) -> None:
         """The caller of request `unique` was signalled while it waits."""
         ...
@@ -66,6 +70,10 @@ class DirectFlow:
                 return
 
         return run
+
+    def waits(self, unique: int) -> bool:
+        """Never."""
+        return False
 
     def interrupt(self, unique: int) -> None:
         """Served one at a time, a request has been answered before its interrupt is read."""

@@ -59,7 +59,7 @@ class SteppedFlow:
         return run
 
     def waits(self, unique: int) -> bool:
-        """Whether an operation for request `unique` has not finished."""
+        """Whether an operation for request `unique` has begun and not finished."""
         return unique in self._waiting
 
     def interrupt(self, unique: int) -> None:
