@@ -5,6 +5,7 @@ socket outlives its server for long.
 import errno
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -372,3 +373,49 @@ def test_a_server_that_hangs_is_told_from_one_that_has_gone(directory: Path) -> 
         with pytest.raises(NoControl, match="has not answered") as caught:
             ask(MOUNT, "status", 0.05)
         assert caught.value.errno == errno.ETIMEDOUT
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """This process can open nothing meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors_clients_wait_until_there_are_some(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with controlled(), socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        with no_descriptor_left():
+            client.connect(str(directory / NAME))
+            client.sendall(b'{"puffs": 1, "command": "status"}\n')
+            wait_until(lambda: "Too many open files" in caplog.text)
+            assert len(caplog.records) == 1
+        assert answer(client)["result"]["state"] == "running"
+    assert len(caplog.records) == 1
+
+
+def test_the_end_does_not_wait_for_descriptors(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_PAUSE_MIN", 1000.0)
+    with socket.socket(socket.AF_UNIX) as client:
+        with controlled():
+            (accepting,) = [t for t in threading.enumerate() if t.name == "puffs-control"]
+            with no_descriptor_left():
+                client.connect(str(directory / NAME))
+                wait_until(lambda: "Too many open files" in caplog.text)
+        accepting.join(PATIENCE)
+    assert not accepting.is_alive()
