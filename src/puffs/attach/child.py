@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from typing import NoReturn
@@ -18,6 +17,7 @@ from typing import NoReturn
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import unmount
 from puffs.attach.fuse.mountpoint import MountError, is_stale, resolve
+from puffs.attach.streams import flush_streams
 from puffs.kernel.mount import Mount
 
 logger = logging.getLogger("puffs")
@@ -131,8 +131,7 @@ def daemonize(run: Run) -> None:
 
 
 def _fork() -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_streams()
     return os.fork()
 
 
@@ -149,7 +148,7 @@ def _child(run: Run, control: socket.socket, *, stay: bool) -> NoReturn:
     finally:
         try:
             logging.shutdown()
-            sys.stderr.flush()
+            flush_streams()
         finally:
             os._exit(status)
 
