@@ -250,10 +250,10 @@ class _Request:
     def connect(
         self, mount: Mount, connecting: Callable[[], None] = lambda: None
     ) -> tuple[Session, Connection]:
-        """Mount what the kernel half is built for, after `connecting`. On failure that is told."""
+        """Mount what the kernel half is built for (`Place.connect`). On failure that is told."""
         try:
-            connecting()
-            connection = place_of(self.mountpoint).connect(mount, self.wanted())
+            place = place_of(self.mountpoint)
+            connection = place.connect(mount, self.wanted(), connecting)
         except BaseException:
             mount.abandon()
             raise
