@@ -445,6 +445,14 @@ def test_a_killed_child_is_cleaned_up_by_its_parent(serve: Serve) -> None:
     assert served.ended() == -signal.SIGKILL
 
 
+def test_waiting_for_a_killed_child_cleans_up_as_well(serve: Serve) -> None:
+    served = serve(Noting)
+    os.kill(served.child.pid, signal.SIGKILL)
+    assert served.ended() == -signal.SIGKILL
+    assert not served.mounted()
+    served.child.unmount(force=True)  # as at the end of a `with` block
+
+
 def test_a_child_ends_with_its_parent(mountpoint: Path, tmp_path: Path) -> None:
     """However that ends, and whoever inherited what."""
     second = tmp_path.resolve() / "second"

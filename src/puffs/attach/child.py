@@ -53,13 +53,12 @@ class ChildMount:
                     _raise_for(refusal)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it has been unmounted by somebody else and has ended
-            if self._reap() < 0:  # killed: nobody is left to unmount
-                _clear_away(self.mountpoint)
+            self._reap()
 
     def wait(self) -> int:
         """Wait until the child has ended, after an unmount by anybody.
 
-        Its exit status: 0, or minus the signal.
+        Its exit status: 0, or minus the signal that has killed it; then its mount is taken away.
         """
         try:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # others may unmount meanwhile
@@ -74,6 +73,8 @@ class ChildMount:
             self._status = os.waitstatus_to_exitcode(status)
             self._lines.close()
             self._control.close()
+            if self._status < 0:  # nobody is left to unmount
+                _clear_away(self.mountpoint)
         return self._status
 
     def __enter__(self) -> "ChildMount":
@@ -85,7 +86,10 @@ class ChildMount:
 
 def _clear_away(mountpoint: str) -> None:
     """Unmount what is mounted there if it is a mount of ours whose server has gone."""
-    found = find_mount(resolve(mountpoint))
+    try:
+        found = find_mount(resolve(mountpoint))
+    except MountError:  # the way there has gone, or was a descriptor of the child's
+        return
     if found is not None and found.is_ours and is_stale(mountpoint):
         unmount(mountpoint, lazy=True)
 
