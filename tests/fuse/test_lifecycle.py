@@ -367,11 +367,13 @@ def test_a_forked_process_that_ends_does_not_unmount(mountpoint: Path) -> None:
                 sys.exit(0)
             print(os.waitpid(pid, 0)[1])
             print(open(f"{sys.argv[1]}/hello.txt").read(), end="")
+            from puffs.attach.asking import ask, mounted
+            print(ask(mounted(sys.argv[1]), "status")["state"])
             """,
             mountpoint,
         )
     )
-    assert output == "0\nHello!\n"
+    assert output == "0\nHello!\nrunning\n"
 
 
 # ------------------------------------------------------------------------------------- signals

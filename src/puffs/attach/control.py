@@ -74,6 +74,7 @@ class Control:
         self._slow: SlowLog | None = None
         self._began = time.monotonic()
         self._socket: socket.socket | None = None
+        self._pid = os.getpid()
         self._directory = -1
         self._name = ""
         self._inode = 0
@@ -100,7 +101,7 @@ class Control:
         except OSError as exc:
             logger.info("%s: no control socket: %s", self._mount.mountpoint, exc)
             return
-        atexit.register(self.close)
+        atexit.register(self._close_at_exit)
         threading.Thread(target=self._accept, name="puffs-control", daemon=True).start()
 
     def _listen(self, device: rendezvous.Device) -> None:
@@ -118,6 +119,10 @@ class Control:
         ):  # who comes second, as at the end of the interpreter, waits for the first
             self._close()
 
+    def _close_at_exit(self) -> None:
+        if os.getpid() == self._pid:  # not in a process that was forked from the one that listens
+            self.close()
+
     def _close(self) -> None:
         with self._lock:
             if self._closed.is_set():
@@ -129,7 +134,7 @@ class Control:
             os.close(self._directory)
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept(2)
             self._socket.close()
-            atexit.unregister(self.close)
+            atexit.unregister(self._close_at_exit)
         for trace in traces:
             trace.end()
         deadline = time.monotonic() + _PARTING_SECONDS
