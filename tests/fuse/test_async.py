@@ -420,7 +420,9 @@ def test_another_loop_drives_a_session(mountpoint: Path) -> None:
                 raise FileNotFoundError(errno.ENOENT, name)
             return name
 
-        def getattr(self, node: str, file: object = None) -> puffs.Attr:
+        async def getattr(self, node: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+            if node != "/":
+                await trio.sleep(0.001)
             kind = stat.S_IFDIR if node == "/" else stat.S_IFREG
             return puffs.Attr(kind | 0o777, size=len(TEXT))
 
@@ -455,6 +457,42 @@ def test_another_loop_drives_a_session(mountpoint: Path) -> None:
 
     trio.run(program)
     assert log == ["unmounted"]
+    assert not os.path.ismount(mountpoint)
+
+
+def test_a_session_for_another_loop_begins_without_waiting(mountpoint: Path) -> None:
+    trio = pytest.importorskip("trio")
+
+    class Prompt(Slow):
+        async def mount(self) -> str:  # type: ignore[override]
+            return "/"
+
+        async def getattr(self, node: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+            if node != "/":
+                await trio.sleep(0.001)
+            return Slow.getattr(self, node, file)
+
+        async def unmounted(self) -> None:  # type: ignore[override]
+            pass
+
+    class Waiting(Prompt):
+        async def mount(self) -> str:  # type: ignore[override]
+            await trio.sleep(0.001)
+            return "/"
+
+    async def program() -> None:
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(TypeError, match=r"Waiting\.mount waits before"):
+                puffs.session(Waiting(), mountpoint, start_soon=nursery.start_soon)
+            with pytest.raises(TypeError, match="needs start_soon"):
+                puffs.session(Prompt(), mountpoint)
+            session = puffs.session(Prompt(), mountpoint, start_soon=nursery.start_soon)
+            nursery.start_soon(trio.run_process, ["umount", mountpoint])
+            while session.handle_one():
+                await trio.lowlevel.wait_readable(session)
+        await session.finish()
+
+    trio.run(program)
     assert not os.path.ismount(mountpoint)
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.control import Control
-from puffs.attach.driven import DrivenSession, StartSoon
+from puffs.attach.driven import DrivenSession, StartSoon, at_once
 from puffs.attach.fuse.doors.handed import descriptor_of
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
@@ -25,7 +25,6 @@ from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Servable
-from puffs.server.stepping import is_async
 
 logger = logging.getLogger("puffs")
 
@@ -155,15 +154,14 @@ def session(
     """Mount `fs` on `mountpoint` for an event loop of the program's own to serve: see `driven`.
 
     `start_soon` starts a task, as a nursery's does: `async def` operations need it. Raises as `run`
-    does; `TypeError` for `async def` operations without `start_soon`.
+    does; `TypeError` for `async def` operations without `start_soon`, and for a `mount`, or a
+    `getattr` of the root, that waits: both are called here, before the loop can serve anything.
     """
     request = _Request(fs, mountpoint, options, lambda _: None, None)
     server, args = request.built()
-    if server.asynchronous and (start_soon is None or is_async(server.operations()["mount"])):
-        raise TypeError(
-            "a session with async def operations needs start_soon, and a `mount` that is a def"
-        )
-    session, connection = request.connect(Mount(server, args))
+    if server.asynchronous and start_soon is None:
+        raise TypeError("a session with async def operations needs start_soon")
+    session, connection = request.connect(Mount(server, args, finish=at_once))
     return DrivenSession(session, start_soon, connection.ended)
 
 
