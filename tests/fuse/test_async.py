@@ -496,6 +496,67 @@ def test_a_session_for_another_loop_begins_without_waiting(mountpoint: Path) -> 
     assert not os.path.ismount(mountpoint)
 
 
+class Paths(puffs.PathFileSystem):
+    """Two directories with a file in one of them, which can be renamed; all of it waits."""
+
+    name_ttl = attr_ttl = 0.0
+
+    def __init__(self) -> None:
+        self.modes = dict.fromkeys(("/", "/a", "/a/b"), stat.S_IFDIR | 0o755)
+        self.modes["/a/b/file"] = stat.S_IFREG | 0o644
+
+    async def getattr(self, path: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+        await asyncio.sleep(0.001)
+        if path not in self.modes:
+            raise FileNotFoundError(errno.ENOENT, path)
+        return puffs.Attr(self.modes[path], size=len(TEXT))
+
+    def open(self, path: str, flags: int, cred: puffs.Cred) -> puffs.Open:
+        return puffs.Open(direct_io=True)
+
+    async def read(self, path: str, offset: int, size: int, file: object) -> bytes:  # type: ignore[override]
+        await asyncio.sleep(0.005)
+        if path not in self.modes:
+            raise FileNotFoundError(errno.ENOENT, path)
+        return TEXT[offset : offset + size]
+
+    async def readdir(self, path: str, offset: int, file: object) -> AsyncIterator[str]:  # type: ignore[override]
+        await asyncio.sleep(0)
+        for each in sorted(self.modes):
+            if each != "/" and os.path.dirname(each) == path:
+                yield os.path.basename(each)
+
+    async def rename(self, path: str, newpath: str, flags: int, cred: puffs.Cred) -> None:  # type: ignore[override]
+        await asyncio.sleep(0.001)
+        for each in list(self.modes):
+            if each == path or each.startswith(f"{path}/"):
+                self.modes[newpath + each.removeprefix(path)] = self.modes.pop(each)
+        await asyncio.sleep(0.01)  # done, and nobody knows it yet
+
+
+def test_operations_on_paths_may_wait_while_directories_move(serve: Serve) -> None:
+    served = serve(lambda _: Paths())
+    assert os.listdir(served.path) == ["a"]
+    assert os.listdir(served.path / "a/b") == ["file"]
+    fds = [os.open(served.path / "a/b/file", os.O_RDONLY) for _ in range(4)]
+    reading = (
+        f"import os, sys\nfor _ in range(30): assert os.pread(int(sys.argv[1]), 99, 0) == {TEXT!r}"
+    )
+
+    readers = [
+        subprocess.Popen([sys.executable, "-c", reading, str(fd)], pass_fds=[fd]) for fd in fds
+    ]
+    for fd in fds:
+        os.close(fd)
+    old, new = served.path / "a", served.path / "c"
+    while any(reader.poll() is None for reader in readers):
+        old.rename(new)
+        old, new = new, old
+    assert [reader.wait() for reader in readers] == [0] * 4
+    assert (old / "b/file").read_bytes() == TEXT
+    assert served.log == []
+
+
 def test_several_threads_serve_operations_that_block(serve: Serve) -> None:
     class Blocking(Slow):
         barrier = threading.Barrier(4)

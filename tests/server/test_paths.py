@@ -17,6 +17,13 @@ from puffs.kernel.mount import Mount
 from puffs.server.operations import OPERATIONS
 from tests.server.shelf import CRED, DIR, FILE, File, Host, Shelf, fails
 
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["def", "async def"])
+def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is true of operations that do not wait is true of others."""
+    monkeypatch.setattr(Host, "waits", request.param)
+
+
 # ------------------------------------------------------------------------------ what is implemented
 
 
