@@ -542,7 +542,6 @@ def test_operations_on_paths_may_wait_while_directories_move(serve: Serve) -> No
     reading = (
         f"import os, sys\nfor _ in range(30): assert os.pread(int(sys.argv[1]), 99, 0) == {TEXT!r}"
     )
-
     readers = [
         subprocess.Popen([sys.executable, "-c", reading, str(fd)], pass_fds=[fd]) for fd in fds
     ]
