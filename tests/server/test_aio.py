@@ -253,6 +253,28 @@ async def test_a_context_variable_goes_with_its_operation(s: AsyncioStepper) -> 
 
 
 @stepping
+async def test_nothing_of_a_result_is_kept(s: AsyncioStepper) -> None:
+    """A view of a buffer keeps the buffer from growing."""
+    buffer = bytearray(b"contents")
+
+    async def view(waits: bool) -> memoryview:
+        if waits:
+            await asyncio.sleep(0)
+        return memoryview(buffer)
+
+    class Reader(Asker):
+        def done(self, result: Any, error: BaseException | None) -> None:
+            super().done(bytes(result), error)
+
+    assert s.step(view(waits=False)) == b"contents"
+    buffer.extend(b" and more")
+    who = Reader()
+    begin(s, view(waits=True), who)
+    assert await who.result == b"contents and more"
+    buffer.clear()
+
+
+@stepping
 async def test_draining_waits_and_then_cancels(s: AsyncioStepper) -> None:
     short, long = Asker(), Asker()
     begin(s, asyncio.sleep(0.001, "short"), short)

@@ -28,11 +28,12 @@ def _drive() -> Generator[Any, Any, Any]:
     """Runs one coroutine after the other: is sent each, and yields what it returned.
 
     While one of them waits, what it waits for is yielded, and `gi_yieldfrom` is not None. This
-    costs half of what calling `send` and catching `StopIteration` does.
+    costs half of what calling `send` and catching `StopIteration` does. No result is kept here: it
+    may be a view that locks what it shows.
     """
-    result = None
+    coroutine = yield None
     while True:
-        result = yield from (yield result)
+        coroutine = yield (yield from coroutine)
 
 
 def _rest(driver: _Driver, waiting: Any, error: BaseException | None) -> Generator[Any, Any, Any]:
@@ -154,6 +155,7 @@ class AsyncioStepper:
     def adopt(self, who: Requester, done: Done) -> None:
         """Have a worker finish what has just been stepped. See `Stepper`."""
         worker, waiting = self._stepped
+        del self._stepped
         worker.adopted = (waiting, who, done)
         worker.rest = self._loop.create_future()
         self._busy[who] = worker
@@ -210,29 +212,36 @@ class AsyncioStepper:
                         self._idle.remove(worker)
                     raise
                 error = exc  # meant for the operation that this task was about to adopt
-            assert worker.adopted is not None
-            waiting, who, done = worker.adopted
-            requester.set(who)
-            worker.wake = self._loop.create_future()
-            result, failure = None, None
-            try:
-                result = await _rest_of(worker.driver, waiting, error)
-            except BaseException as exc:
-                failure = exc
-                worker.drive()
-            if isinstance(failure, asyncio.CancelledError) and worker.cancelled:
-                failure = InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-            worker.cancelled = False
-            while worker.task.uncancel():
-                pass
-            worker.adopted = None
-            del self._busy[who]
-            try:
-                done(result, failure)
-            finally:
-                self._idle.append(worker)
-                worker.rest.set_result(None)
-                self._finished()
+            await self._see_through(worker, error)
+
+    async def _see_through(self, worker: _Worker, error: BaseException | None) -> None:
+        """Run what a worker has adopted to its end, and tell of it; `error` is raised in it first.
+
+        A function of its own, so that an idle worker keeps nothing of it.
+        """
+        assert worker.adopted is not None
+        waiting, who, done = worker.adopted
+        requester.set(who)
+        worker.wake = self._loop.create_future()
+        result, failure = None, None
+        try:
+            result = await _rest_of(worker.driver, waiting, error)
+        except BaseException as exc:
+            failure = exc
+            worker.drive()
+        if isinstance(failure, asyncio.CancelledError) and worker.cancelled:
+            failure = InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+        worker.cancelled = False
+        while worker.task.uncancel():
+            pass
+        worker.adopted = None
+        del self._busy[who]
+        try:
+            done(result, failure)
+        finally:
+            self._idle.append(worker)
+            worker.rest.set_result(None)
+            self._finished()
 
 
 def run_apart(coroutine: Coroutine[Any, Any, Any]) -> Any:
