@@ -5,6 +5,7 @@ socket outlives its server for long.
 import errno
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -386,3 +387,42 @@ def test_a_server_that_hangs_is_told_from_one_that_has_gone(directory: Path) -> 
         with pytest.raises(NoControl, match="has not answered") as caught:
             ask(MOUNT, "status", 0.05)
         assert caught.value.errno == errno.ETIMEDOUT
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """This process can open nothing meanwhile: all that it may have are the standard streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors_clients_wait_until_there_are_some(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with controlled(), socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        with no_descriptor_left():
+            client.connect(str(directory / NAME))
+            client.sendall(b'{"puffs": 1, "command": "status"}\n')
+            wait_until(lambda: "Too many open files" in caplog.text)
+            assert len(caplog.records) == 1
+        assert answer(client)["result"]["state"] == "running"
+    assert len(caplog.records) == 1
+
+
+def test_the_end_does_not_wait_for_descriptors(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_PAUSE_MIN", 1000.0)
+    with socket.socket(socket.AF_UNIX) as client:
+        with controlled():
+            (accepting,) = [t for t in threading.enumerate() if t.name == "puffs-control"]
+            with no_descriptor_left():
+                client.connect(str(directory / NAME))
+                wait_until(lambda: "Too many open files" in caplog.text)
+        accepting.join(PATIENCE)
+    assert not accepting.is_alive()

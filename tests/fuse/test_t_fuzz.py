@@ -36,7 +36,7 @@ def serve(plan: Plan, path: Path) -> ChildMount:
     def run(ready: Callable[[Mount], None]) -> None:
         server = Responder(plan)
         mount = Mount(server, MountArgs.copyin(plan))
-        connection = MountPoint(path).connect(mount, parse_options([]))
+        connection = MountPoint(path).connect(mount, parse_options([]), lambda: None)
 
         def on_ready() -> None:
             control.start()

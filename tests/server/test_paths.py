@@ -17,6 +17,13 @@ from puffs.kernel.mount import Mount
 from puffs.server.operations import OPERATIONS
 from tests.server.shelf import CRED, DIR, FILE, File, Host, Shelf, fails
 
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["def", "async def"])
+def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is true of operations that do not wait is true of others."""
+    monkeypatch.setattr(Host, "waits", request.param)
+
+
 # ------------------------------------------------------------------------------ what is implemented
 
 
@@ -82,13 +89,14 @@ HANDED_ON: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "advlock": ((F, "set", "lock", 7, "file"), ("/d/f", "set", "lock", 7, "file")),
     "poll": ((F, 1, "file", None), ("/d/f", 1, "file", None)),
     "ioctl": ((F, 5, b"in", 8, "file", CRED), ("/d/f", 5, b"in", 8, "file", CRED)),
+    "suspend": ((1,), (1,)),
     "error": (("KIND", 5, "text", F), ("KIND", 5, "text", "/d/f")),
 }
 
 
 def test_the_table_has_every_operation_of_paths() -> None:
     public = {name for name in vars(puffs.PathFileSystem) if name in OPERATIONS}
-    assert HANDED_ON.keys() == public - {"mount"}
+    assert HANDED_ON.keys() == public - {"mount", "mounted"}
 
 
 @pytest.mark.parametrize("operation", HANDED_ON)

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from urllib.parse import quote, unquote
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import unmount
 from puffs.attach.fuse.mountpoint import MountError, is_stale, resolve
+from puffs.attach.streams import flush_streams
 from puffs.kernel.mount import Mount
 from puffs.kernel.suspend import SECONDS
 
@@ -56,8 +56,7 @@ class ChildMount:
                     _raise_for(refusal)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it has been unmounted by somebody else and has ended
-            if self._reap() < 0:  # killed: nobody is left to unmount
-                _clear_away(self.mountpoint)
+            self._reap()
 
     def suspend(self, seconds: float = SECONDS) -> None:
         """As `Mount.suspend`."""
@@ -101,7 +100,7 @@ class ChildMount:
     def wait(self) -> int:
         """Wait until the child has ended, after an unmount by anybody.
 
-        Its exit status: 0, or minus the signal.
+        Its exit status: 0, or minus the signal that has killed it; then its mount is taken away.
         """
         try:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # others may unmount meanwhile
@@ -116,6 +115,8 @@ class ChildMount:
             self._status = os.waitstatus_to_exitcode(status)
             self._lines.close()
             self._control.close()
+            if self._status < 0:  # nobody is left to unmount
+                _clear_away(self.mountpoint)
         return self._status
 
     def __enter__(self) -> "ChildMount":
@@ -127,7 +128,10 @@ class ChildMount:
 
 def _clear_away(mountpoint: str) -> None:
     """Unmount what is mounted there if it is a mount of ours whose server has gone."""
-    found = find_mount(resolve(mountpoint))
+    try:
+        found = find_mount(resolve(mountpoint))
+    except MountError:  # the way there has gone, or was a descriptor of the child's
+        return
     if found is not None and found.is_ours and is_stale(mountpoint):
         unmount(mountpoint, lazy=True)
 
@@ -173,8 +177,7 @@ def daemonize(run: Run) -> None:
 
 
 def _fork() -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_streams()
     return os.fork()
 
 
@@ -191,7 +194,7 @@ def _child(run: Run, control: socket.socket, *, stay: bool) -> NoReturn:
     finally:
         try:
             logging.shutdown()
-            sys.stderr.flush()
+            flush_streams()
         finally:
             os._exit(status)
 

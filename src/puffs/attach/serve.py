@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.control import Control
-from puffs.attach.driven import DrivenSession, StartSoon
+from puffs.attach.driven import DrivenSession, StartSoon, at_once
 from puffs.attach.fuse.doors.handed import descriptor_of
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
@@ -33,7 +33,6 @@ from puffs.kernel.args import (
     check_flags,
 )
 from puffs.kernel.mount import Mount, Servable
-from puffs.server.stepping import is_async
 
 logger = logging.getLogger("puffs")
 
@@ -165,15 +164,14 @@ def session(
     """Mount `fs` on `mountpoint` for an event loop of the program's own to serve: see `driven`.
 
     `start_soon` starts a task, as a nursery's does: `async def` operations need it. Raises as `run`
-    does; `TypeError` for `async def` operations without `start_soon`.
+    does; `TypeError` for `async def` operations without `start_soon`, and for a `mount`, or a
+    `getattr` of the root, that waits: both are called here, before the loop can serve anything.
     """
     request = _Request(fs, mountpoint, options, lambda _: None, None)
     server, args = request.built()
-    if server.asynchronous and (start_soon is None or is_async(server.operations()["mount"])):
-        raise TypeError(
-            "a session with async def operations needs start_soon, and a `mount` that is a def"
-        )
-    session, connection = request.connect(Mount(server, args))
+    if server.asynchronous and start_soon is None:
+        raise TypeError("a session with async def operations needs start_soon")
+    session, connection = request.connect(Mount(server, args, finish=at_once))
     return DrivenSession(session, start_soon, connection.ended)
 
 
@@ -274,14 +272,13 @@ class _Request:
     def connect(
         self, mount: Mount, connecting: Callable[[], None] = lambda: None
     ) -> tuple[Session, Connection]:
-        """Mount what the kernel half is built for, after `connecting`.
+        """Mount what the kernel half is built for (`Place.connect`).
 
         On failure nothing is left, and the file server has been told (M23, M31).
         """
         with ExitStack() as undo:
             undo.callback(mount.abandon)
-            connecting()
-            connection = place_of(self.mountpoint).connect(mount, self.wanted())
+            connection = place_of(self.mountpoint).connect(mount, self.wanted(), connecting)
             undo.callback(connection.give_up)
             mount.mountpoint = connection.mountpoint
             served = self._session(mount, connection)

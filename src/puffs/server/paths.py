@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred
-from puffs.server.operations import Operations, implemented
+from puffs.server.operations import Operations, any_async, implemented
 from puffs.server.path_mount import PathMount
 from puffs.server.path_nodes import adapted
-from puffs.server.stepping import is_async
-from puffs.server.types import Buffer, DirEntry, Lock, Open
+from puffs.server.path_waiting import adapted_waiting
+from puffs.server.types import Buffer, DirEntry, Lock, Open, Suspend
 
 
 class PathFileSystem:
@@ -43,8 +43,9 @@ class PathFileSystem:
       knows the attributes without asking for each name (readdirplus).
     - A file that changes behind the file server's back keeps its node for as long as `getattr`
       finds something at its path.
-    - Operations may run in several threads. One that fails with `FileNotFoundError` because a
-      directory above was renamed meanwhile is called again with the new path.
+    - Operations may run in several threads, or be `async def` and wait, under asyncio. One that
+      fails with `FileNotFoundError` because a directory above was renamed meanwhile is called again
+      with the new path.
 
     A file that has no path, or a file known by something better than its path, is beyond this
     class: `lookup`, `tmpfile`, `fileid`, `vget`, `nodetofh`, `fhtonode`, `inactive` and `reclaim`
@@ -65,8 +66,8 @@ class PathFileSystem:
 
     @property
     def asynchronous(self) -> bool:
-        """Whether an operation may be `async def`. With paths, none can: see `operations`."""
-        return False
+        """Whether an operation may be `async def`: the mount is then served by an event loop."""
+        return any_async(self)
 
     def operations(self) -> Operations:
         """Operations on nodes, made of the operations on paths that the class defines.
@@ -78,19 +79,13 @@ class PathFileSystem:
         Raises `TypeError` when the class defines an operation that paths cannot have.
         """
         defined = implemented(self, PathFileSystem)
-        waiting = [name for name in defined if is_async(getattr(type(self), name))]
-        if waiting:
-            raise TypeError(
-                f"{type(self).__name__}.{waiting[0]} is an async def, which a PathFileSystem cannot"
-                " have: derive from puffs.FileSystem"
-            )
         strange = [name for name in defined if not hasattr(PathFileSystem, name)]
         if strange:
             raise TypeError(
                 f"{type(self).__name__} defines {', '.join(strange)}, which a PathFileSystem cannot"
                 " have: give it another name, or derive from puffs.FileSystem"
             )
-        return adapted(defined, self.getattr)
+        return (adapted_waiting if self.asynchronous else adapted)(defined, self.getattr)
 
     # -------------------------------------------------- the file system as a whole (VFS operations)
 
@@ -120,6 +115,10 @@ class PathFileSystem:
 
     def snapshot(self, destination: str) -> None:
         """Write a copy of the whole file system to the host's path. As `FileSystem.snapshot`."""
+        raise NotImplementedError
+
+    def suspend(self, status: Suspend) -> None:
+        """The mount is being suspended, or goes on. As `FileSystem.suspend`."""
         raise NotImplementedError
 
     # -------------------------------------------------------------------------- names (directories)

@@ -45,6 +45,10 @@ class Flow(Protocol):
         """
         ...
 
+    def waits(self, unique: int) -> bool:
+        """Whether an operation for request `unique` has begun and not finished."""
+        ...
+
     def interrupt(self, unique: int) -> None:
         """The caller of request `unique` was signalled while it waits."""
         ...
@@ -75,6 +79,10 @@ class DirectFlow:
 
     def busy(self) -> bool:
         """Never: each has ended before the next request is read."""
+        return False
+
+    def waits(self, unique: int) -> bool:
+        """Never."""
         return False
 
     def interrupt(self, unique: int) -> None:

@@ -52,8 +52,14 @@ class Connection:
 class Place(Protocol):
     """What `run` serves at."""
 
-    def connect(self, mount: Mount, options: MountOptions) -> Connection:
-        """Connect the kernel with `mount`. Raises `MountError`; nothing is left behind then."""
+    def connect(
+        self, mount: Mount, options: MountOptions, connecting: Callable[[], None]
+    ) -> Connection:
+        """Connect the kernel with `mount`. Raises `MountError`; nothing is left behind then.
+
+        `connecting` is called once nothing is to be waited for any more, and before it is mounted:
+        up to there a signal ends this process, and from there on it unmounts.
+        """
         ...
 
 
@@ -113,8 +119,11 @@ class MountPoint:
 
     path: str | os.PathLike[str]
 
-    def connect(self, mount: Mount, options: MountOptions) -> Connection:
+    def connect(
+        self, mount: Mount, options: MountOptions, connecting: Callable[[], None]
+    ) -> Connection:
         """Mount."""
+        connecting()
         path = check_mountpoint(self.path, mount.root_type)
         options = decided(options, checks_access="access" in mount.ops, read_only=mount.read_only)
         fd = mount_fuse(
@@ -140,8 +149,11 @@ class Inherited:
 
     fd: int
 
-    def connect(self, mount: Mount, options: MountOptions) -> Connection:
+    def connect(
+        self, mount: Mount, options: MountOptions, connecting: Callable[[], None]
+    ) -> Connection:
         """Take it over. Who has mounted it unmounts it."""
+        connecting()
         check_options(options)
         return Connection([adopt(self.fd)], f"/dev/fd/{self.fd}", farewell=lambda: False)
 
