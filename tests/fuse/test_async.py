@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import puffs
+from tests.fuse.calls import held_open
 from tests.fuse.conftest import Notes, Serve
 
 pytestmark = pytest.mark.fuse
@@ -124,6 +125,19 @@ def test_shutdown_lets_operations_finish(serve: Serve) -> None:
     reader.communicate()
     assert [note[0] for note in served.notes("unmounted")] == ["unmounted"]
     assert served.ended() == 0
+
+
+def test_what_is_open_at_the_end_is_closed(serve: Serve) -> None:
+    class Closes(Slow):
+        async def close(self, node: str, file: object, flags: int) -> None:  # type: ignore[override]
+            await asyncio.sleep(0)
+            self.note("close", node)
+
+    served = serve(lambda notes: Closes(notes, 0))
+    with held_open(served.path / NAMES[0]):
+        served.child.unmount(force=True)
+    assert served.notes("close", "unmounted")[0] == ("close", NAMES[0])
+    assert served.log == []
 
 
 _CALLER = """

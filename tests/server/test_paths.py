@@ -15,6 +15,7 @@ import pytest
 import puffs
 from puffs.kernel.mount import Mount
 from puffs.server.operations import OPERATIONS
+from puffs.server.path_mount import PathMount
 from tests.server.shelf import CRED, DIR, FILE, File, Host, Shelf, fails
 
 
@@ -131,6 +132,45 @@ def test_mount_is_optional_and_called_first() -> None:
 
     with pytest.raises(ConnectionRefusedError, match="no"):
         Mount(Fails())
+
+
+def test_its_mount_is_told_of_nodes_by_their_paths() -> None:
+    class Watched(Shelf):
+        def mounted(self, mount: PathMount) -> None:
+            self.its = mount
+
+    class Told:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args: (name, *args)
+
+    server = Watched("/d/", "/d/f")
+    host = Host(server)
+    mount = Told()
+    host("mounted", mount)
+    d, f = host.node("/d"), host.node("/d/f")
+    said: list[Any] = [
+        server.its.invalidate_name("/d/f"),
+        server.its.invalidate_name("/d/new/"),
+        server.its.invalidate_name("/top"),
+        server.its.invalidate_names("/d"),
+        server.its.invalidate_names(),
+        server.its.invalidate_attr("/d"),
+        server.its.invalidate_pages("/d/f", 1, 2),
+        server.its.flush_pages("/d/f"),
+    ]
+    assert said == [
+        ("invalidate_name", d, "f"),
+        ("invalidate_name", d, "new"),
+        ("invalidate_name", host.root, "top"),
+        ("invalidate_names", d),
+        ("invalidate_names", None),
+        ("invalidate_attr", d),
+        ("invalidate_pages", f, 1, 2),
+        ("flush_pages", f, 0, 0),
+    ]
+    unknown: Any = server.its.invalidate_attr("/nowhere/at/all")
+    assert unknown[1] not in (d, f, host.root)
+    assert server.its.mount is mount
 
 
 @pytest.mark.parametrize("operation", ["lookup", "fileid", "tmpfile", "reclaim", "nodetofh"])
