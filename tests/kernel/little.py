@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import puffs
-from puffs.kernel.args import MountArgs
+from puffs.kernel.args import KernelFlag, MountArgs
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnops import Vnops
 from puffs.server.operations import Operations
@@ -197,6 +197,8 @@ class Little(puffs.FileSystem[int]):
 class FakeHost:
     """An attachment to nothing, which does as a test says."""
 
+    by_call = True
+
     def __init__(self, mount: Mount) -> None:
         self.mount = mount
         self.in_use = False
@@ -206,6 +208,10 @@ class FakeHost:
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         self.log.append(("call",))
         return function(*args)
+
+    def post(self, function: Callable[[], None]) -> None:
+        self.log.append(("post",))
+        function()
 
     def busy(self) -> bool:
         return self.in_use
@@ -221,8 +227,9 @@ class FakeHost:
 
 
 def mounted(server: Little, **args: Any) -> tuple[Mount, FakeHost]:
-    """A running mount of `server`, on a host that is none."""
-    mount = Mount(server, MountArgs("little", **args) if args else None)
+    """A running mount of `server`, on a host that is none. Without page cache, if not asked for."""
+    args.setdefault("flags", KernelFlag.NOCACHE_PAGE)
+    mount = Mount(server, MountArgs("little", **args))
     host = FakeHost(mount)
     mount.attach(host)
     mount.start()

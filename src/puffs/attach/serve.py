@@ -24,7 +24,7 @@ from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.args import MountArgs
-from puffs.kernel.mount import Mount, Servable
+from puffs.kernel.mount import Mount, Servable, name_of
 from puffs.server.stepping import is_async
 
 logger = logging.getLogger("puffs")
@@ -244,8 +244,7 @@ class _Request:
             raise OptionError(
                 "threads: this file server has async def operations, which one thread serves"
             )
-        name = server.name or type(server).__name__.lower()
-        return server, MountArgs(name, request_size=wanted.max_write or 0)
+        return server, MountArgs(name_of(server), request_size=wanted.max_write or 0)
 
     def connect(
         self, mount: Mount, connecting: Callable[[], None] = lambda: None

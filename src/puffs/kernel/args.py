@@ -7,10 +7,29 @@ items 1 to 5.
 
 import errno
 from dataclasses import dataclass, replace
+from enum import IntFlag
 from typing import Final
 
 VERSION: Final = 1
 """The version of these arguments. Another one is refused (M7)."""
+
+
+class KernelFlag(IntFlag):
+    """How the kernel half is to treat a file server (statement 2.5), numbered as in the reference.
+
+    The flags of the reference that would change nothing here are not among them, and refused as
+    any other unknown one is: `docs/decisions.md` says why.
+    """
+
+    NOCACHE_PAGE = 0x2
+    """No page cache: reads and writes go to the file server as they come."""
+    WTCACHE = 0x8
+    """Write through: what is written stays to be read, and goes to the file server at once."""
+    NOFLUSH_META = 0x200
+    """The file server keeps times itself: they are not flushed to it."""
+
+
+KERNEL_FLAG_MASK: Final = 0x20A
 
 FHFLAG_DYNAMIC: Final = 1
 FHFLAG_NFSV2: Final = 2
@@ -39,8 +58,8 @@ class MountArgs:
 
     `name` names the file server; `fhsize` is the length of its file handles in bytes (0: none), or
     the largest with FHFLAG_DYNAMIC; `request_size` is the largest data of one request in bytes (0:
-    as much as the host takes); `buckets` is the reference's size of the node table, kept within its
-    limits and otherwise without effect on a Python dict.
+    as much as the host takes); `flags` are of `KernelFlag`; `buckets` is the reference's size of
+    the node table, kept within its limits and otherwise without effect on a Python dict.
     """
 
     name: str
@@ -49,6 +68,7 @@ class MountArgs:
     fhflags: int = 0
     request_size: int = 0
     buckets: int = 0
+    flags: int = 0
 
     def checked(self) -> "MountArgs":
         """The arguments as granted: sizes clamped, the name made printable and prefixed.
@@ -57,6 +77,9 @@ class MountArgs:
         """
         if self.version != VERSION:  # M7
             raise _invalid(f"mount arguments of version {self.version}, this is version {VERSION}")
+        unknown = self.flags & ~KERNEL_FLAG_MASK
+        if unknown:  # M8, improved: they were cleared
+            raise _invalid(f"unknown kernel flags {unknown:#x}")
         if self.fhflags & ~FHFLAG_MASK:  # M9, improved: unknown flags were ignored
             raise _invalid(f"unknown file handle flags {self.fhflags & ~FHFLAG_MASK:#x}")
         if (

@@ -18,14 +18,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import partial
 from inspect import iscoroutine
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from puffs.kernel import police
-from puffs.kernel.args import MountArgs
+from puffs.kernel.args import KernelFlag, MountArgs
+from puffs.kernel.pages import PageCache
+from puffs.kernel.sync import Wait, pageflush, sync
 from puffs.kernel.vnode import Vnode, VnodeTable
 from puffs.server.attr import Attr, StatVfs
-from puffs.server.cred import Cred
+from puffs.server.cred import FSCRED, Cred
 from puffs.server.errors import ProtocolFault, errno_of
 from puffs.server.operations import CHANGING, OPERATIONS, REQUIRED, Operations
 from puffs.server.stepping import finish
@@ -45,13 +48,26 @@ class Status(IntEnum):
 
 
 class Attachment(Protocol):
-    """What connects a host to a mount."""
+    """What connects a host to a mount.
+
+    It works either by plain calls (`puffs.kernel.vnops`), and so through the page cache of the
+    kernel half, or by messages of a host that has a cache of its own.
+    """
+
+    @property
+    def by_call(self) -> bool:
+        """Whether it works by plain calls."""
+        ...
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function` on a thread that serves, and return what it returns.
 
         From other threads only.
         """
+        ...
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have `function` run on a thread that serves, and do not wait for it. From any thread."""
         ...
 
     def busy(self) -> bool:
@@ -85,6 +101,11 @@ class Servable(Protocol):
         ...
 
 
+def name_of(server: Servable) -> str:
+    """What a file server is called: by itself, or by its class."""
+    return server.name or type(server).__name__.lower()
+
+
 class Mount:
     """The kernel half of one mount.
 
@@ -105,7 +126,7 @@ class Mount:
     ) -> None:
         self.status = Status.BEFOREINIT
         self.server = server
-        self.name = server.name or type(server).__name__.lower()
+        self.name = name_of(server)
         self.args = (args or MountArgs(self.name)).checked()
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
@@ -126,6 +147,10 @@ class Mount:
             fileid=self.ops.get("fileid"),
             inactive=self._faf("inactive"),
             reclaim=self._faf("reclaim"),
+        )
+        self.pages = PageCache(
+            allowed="read" in self.ops and not self.args.flags & KernelFlag.NOCACHE_PAGE,
+            sets_times="setattr" in self.ops and not self.args.flags & KernelFlag.NOFLUSH_META,
         )
         self._attachments: list[Attachment] = []
         self._attaching = threading.Lock()
@@ -165,12 +190,19 @@ class Mount:
     def attach(self, attachment: Attachment) -> None:
         """Connect a host. The mount lives until its last attachment is gone.
 
+        The page cache is in use as long as all of them work through it: a host with a cache of its
+        own would not see what is in there, nor it what that host changes.
+
         Raises `OSError`: ENXIO when it is gone already.
         """
         with self._attaching:
             if self.status is Status.DYING:
                 raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
+            self.pages.switch(attachment.by_call and self._by_call())
             self._attachments.append(attachment)
+
+    def _by_call(self) -> bool:
+        return all(attachment.by_call for attachment in self._attachments)
 
     def start(self) -> None:
         """The host is ready:
@@ -207,10 +239,15 @@ class Mount:
                 return
             self._attachments.remove(attachment)
             if self._attachments:
+                self.pages.switch(self._by_call())
                 return
             running = self.status is Status.RUNNING
             self.status = Status.DYING
         if running:
+            try:
+                pageflush(self, FSCRED, Wait.WAIT)
+            except OSError as exc:
+                logger.error("%s: not all could be written: %s", self.name, exc)
             yield "sync", (True, Cred.current())
         yield from self._farewell()
 
@@ -306,25 +343,27 @@ class Mount:
         """
         if self.status is Status.MOUNTING:
             raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
-        self._running()
+        self.check_running()
         operation = self.ops.get("statvfs")
         return police.statvfs(self.finish(operation())) if operation else StatVfs(bsize=512)
 
-    def sync(self, wait: bool = True, cred: Cred | None = None) -> None:
-        """Have hosts write what they have buffered, then the file server itself (Y1, Y2).
+    def sync(self, wait: bool | Wait = True, cred: Cred | None = None) -> None:
+        """Have everything written that is buffered anywhere, the file server itself last (Y1, Y2).
 
-        Not inside an operation.
+        `wait` False stands for `Wait.NOWAIT`. Not inside an operation, unless it is `Wait.LAZY`.
         """
-        self._running()
+        if not isinstance(wait, Wait):
+            wait = Wait.WAIT if wait else Wait.NOWAIT
+        sync(self, wait, cred or Cred.current())
+
+    def flush_hosts(self) -> None:
+        """Have hosts write what they have buffered: all of them, then the first error is raised."""
         first: OSError | None = None
         for attachment in list(self._attachments):
             try:
                 attachment.flush()
             except OSError as exc:
                 first = first or exc
-        operation = self.ops.get("sync")
-        if operation is not None:
-            self.call(operation, wait, cred or Cred.current())
         if first is not None:
             raise first
 
@@ -364,7 +403,8 @@ class Mount:
         self.tell("error", exc.kind, exc.hint, exc.text, exc.node)
         return exc.errno or errno.EPROTO
 
-    def _running(self) -> None:
+    def check_running(self) -> None:
+        """Raise `OSError` (ENXIO) unless it is RUNNING."""
         if self.status is not Status.RUNNING:
             raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
 
@@ -385,6 +425,24 @@ class Mount:
             raise
         except BaseException:  # sys.exit() there is a mistake as any other
             logger.exception("%s failed in the file server", name)
+
+    def post(self, name: str, *args: Any) -> None:
+        """The same from any thread: it is sent where the operations run, and not waited for."""
+        if self._attachments:
+            self._attachments[0].post(partial(self.tell, name, *args))
+        else:
+            self.tell(name, *args)
+
+    def aside(self, function: Callable[[], None]) -> None:
+        """Run what nobody waits for, where messages are plain calls.
+
+        That is at once, unless operations may wait (`async def`): then on a thread of its own, so
+        that it may be asked for on the very thread that finishes operations.
+        """
+        if self.server.asynchronous:
+            threading.Thread(target=function, name="puffs-aside", daemon=True).start()
+        else:
+            function()
 
     async def tell_and_wait(self, name: str, *args: Any) -> None:
         """The same for an attachment with an event loop, which waits until it has been done."""

@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterator
 from errno import EEXIST, ESTALE
 from itertools import count
 from os import strerror
+from typing import TYPE_CHECKING
 
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie
+
+if TYPE_CHECKING:
+    from puffs.kernel.pages import Pages
 
 ROOT_ID = 1
 """The node id of the root, on every host (fuse(4))."""
@@ -36,7 +40,17 @@ class Vnode:
     `lookups` counts what hosts have been told of it and not yet forgotten, `opens` its open files.
     """
 
-    __slots__ = ("cookie", "generation", "ino", "lookups", "name", "nodeid", "opens", "parent")
+    __slots__ = (
+        "cookie",
+        "generation",
+        "ino",
+        "lookups",
+        "name",
+        "nodeid",
+        "opens",
+        "pages",
+        "parent",
+    )
 
     def __init__(self, cookie: Cookie, nodeid: int, generation: int, ino: int) -> None:
         self.cookie = cookie
@@ -45,6 +59,8 @@ class Vnode:
         self.ino = ino
         self.lookups = 0
         self.opens = 0
+        # What is cached of an open file, for attachments that work by call.
+        self.pages: Pages | None = None
         # Where a host saw it last, for people and for "..": a name may have been moved since.
         self.parent: Vnode | None = None
         self.name = ""

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
+from functools import partial
 from inspect import iscoroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -34,6 +35,8 @@ class LocalHost:
     Used as a context manager it is the gate: who is inside finishes before the file system goes,
     and after that nobody gets in (`ClosedError`).
     """
+
+    by_call = True
 
     def __init__(self, mount: Mount, cred: Cred, owner: bool) -> None:
         self.mount = mount
@@ -126,6 +129,10 @@ class LocalHost:
             return result
         finally:
             requester.reset(token)
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Run `function`: on this thread, unless operations may have to be waited for."""
+        self.mount.aside(partial(self.call, function))
 
     def busy(self) -> bool:
         """Whether files or directories are open."""
