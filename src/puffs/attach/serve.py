@@ -23,7 +23,7 @@ from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
-from puffs.kernel.args import MountArgs
+from puffs.kernel.args import KernelFlag, MountArgs
 from puffs.kernel.mount import Mount, Servable, name_of
 from puffs.server.stepping import is_async
 
@@ -244,7 +244,10 @@ class _Request:
             raise OptionError(
                 "threads: this file server has async def operations, which one thread serves"
             )
-        return server, MountArgs(name_of(server), request_size=wanted.max_write or 0)
+        # The kernel's page cache is the page cache, also for who uses the mount in process beside it.
+        flags = KernelFlag.NOCACHE_PAGE
+        args = MountArgs(name_of(server), request_size=wanted.max_write or 0, flags=flags)
+        return server, args
 
     def connect(
         self, mount: Mount, connecting: Callable[[], None] = lambda: None

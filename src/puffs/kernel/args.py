@@ -22,14 +22,14 @@ class KernelFlag(IntFlag):
     """
 
     NOCACHE_PAGE = 0x2
-    """No page cache: reads and writes go to the file server as they come."""
+    """No page cache in the kernel half: reads and writes go to the file server as they come."""
     WTCACHE = 0x8
     """Write through: what is written stays to be read, and goes to the file server at once."""
     NOFLUSH_META = 0x200
     """The file server keeps times itself: they are not flushed to it."""
 
 
-KERNEL_FLAG_MASK: Final = 0x20A
+KERNEL_FLAG_MASK: Final = KernelFlag.NOCACHE_PAGE | KernelFlag.WTCACHE | KernelFlag.NOFLUSH_META
 
 FHFLAG_DYNAMIC: Final = 1
 FHFLAG_NFSV2: Final = 2

@@ -231,14 +231,14 @@ class DataOperations(VnodeOperations):
     def _leave(self, file: OpenFile, pages: Pages) -> None:
         """The file gives up its part in the cache: what is dirty is written before.
 
-        The times are set before the vnode becomes inactive, and as that fire and forget: who closes
-        a file that he has only read is not told that its time of access could not be set.
+        So are the times, fire and forget as `inactive` is: who closes a file that he has only read
+        is not told that its time of access could not be set.
         """
         with pages:
             if file.writes:
                 pages.put()
                 pages.writer = None
-            if pages.opens == 1:
+            if file.writes or pages.opens == 1:
                 pages.flush_times(FilePager(self, file), faf=True)
             self.mount.pages.close(file.vnode)
 
@@ -252,16 +252,22 @@ class DataOperations(VnodeOperations):
         kept for who has written.
         """
         pages = vnode.pages
-        if pages is None:
-            yield None
-            return
-        with pages:
-            pages.put()
-            try:
-                yield pages
-            finally:
-                if changes:
-                    pages.changed()
+        try:
+            if pages is None:
+                yield None
+                return
+            with pages:
+                pages.put()
+                try:
+                    yield pages
+                finally:
+                    if changes:
+                        pages.changed()
+        finally:
+            late = vnode.pages
+            if late is not None and late is not pages:
+                with late:  # somebody has begun to cache what may just have been changed
+                    late.changed()
 
     def _settle(self, vnode: Vnode) -> None:
         """Have what is dirty written, as far as that is possible."""

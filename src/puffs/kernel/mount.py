@@ -154,6 +154,7 @@ class Mount:
         )
         self._attachments: list[Attachment] = []
         self._attaching = threading.Lock()
+        self._aside: list[threading.Thread] = []
         self._unmounting = threading.Lock()
         self._gone = threading.Event()
         cookie = self.finish(self.ops["mount"]())
@@ -437,12 +438,19 @@ class Mount:
         """Run what nobody waits for, where messages are plain calls.
 
         That is at once, unless operations may wait (`async def`): then on a thread of its own, so
-        that it may be asked for on the very thread that finishes operations.
+        that it may be asked for on the very thread that finishes operations. See `settle`.
         """
-        if self.server.asynchronous:
-            threading.Thread(target=function, name="puffs-aside", daemon=True).start()
-        else:
+        if not self.server.asynchronous:
             function()
+            return
+        thread = threading.Thread(target=function, name="puffs-aside", daemon=True)
+        self._aside = [other for other in self._aside if other.is_alive()] + [thread]
+        thread.start()
+
+    def settle(self) -> None:
+        """Wait until what was put `aside` has been done. Not inside an operation."""
+        for thread in self._aside:
+            thread.join()
 
     async def tell_and_wait(self, name: str, *args: Any) -> None:
         """The same for an attachment with an event loop, which waits until it has been done."""

@@ -16,10 +16,10 @@ Invariants:
 
 import logging
 import threading
-from bisect import bisect_left, bisect_right
 from types import TracebackType
 from typing import Final, Protocol
 
+from puffs.kernel.runs import Runs
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import Attr, Changes
 from puffs.server.cred import Cred
@@ -49,25 +49,6 @@ class Pager(Protocol):
     def fsync(self, datasync: bool, cred: Cred) -> None:
         """Have the file server bring the file to stable storage, asked for by `cred`."""
         ...
-
-
-class Run:
-    """Dirty bytes without a gap, from `start` to `end`."""
-
-    __slots__ = ("data", "start")
-
-    def __init__(self, start: int, data: Buffer) -> None:
-        self.start = start
-        self.data = bytearray(data)
-
-    @property
-    def end(self) -> int:
-        """Behind the last byte."""
-        return self.start + len(self.data)
-
-    def part(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`, as far as they are in it; a copy."""
-        return bytes(self.data[max(start - self.start, 0) : end - self.start])
 
 
 class Pages:
@@ -104,7 +85,7 @@ class Pages:
         self._inside = 0
         self._putting = False
         self._clean: dict[int, bytearray] = {}
-        self._runs: list[Run] = []  # in order, with gaps between them
+        self._runs = Runs()
         self._server_size: int | None = None  # what the file server has, as far as is known
         self._stamp: tuple[int, int] | None = None
         # The metadata cache: times that the file server has not been told.
@@ -153,22 +134,22 @@ class Pages:
 
     @property
     def memory(self) -> int:
-        """The bytes that it takes; a run counts in whole pages, so that many small ones do too."""
-        return PAGE * (len(self._clean) + sum(len(run.data) // PAGE + 1 for run in self._runs))
+        """The bytes that it takes."""
+        return PAGE * len(self._clean) + self._runs.memory
 
     @property
     def size(self) -> int | None:
         """The size of the file; None when the file server has to be asked first."""
         if self._server_size is None:
             return None
-        return max(self._server_size, self._end())
+        return max(self._server_size, self._runs.end)
 
     def missing(self, start: int, end: int) -> list[tuple[int, int]]:
         """What has to be fetched before `start` to `end` can be copied: ranges of whole pages."""
         ranges: list[tuple[int, int]] = []
         for number in range(start // PAGE, (end - 1) // PAGE + 1):
             low, high = number * PAGE, (number + 1) * PAGE
-            if number in self._clean or self._covered(max(low, start), min(high, end)):
+            if number in self._clean or self._runs.covers(max(low, start), min(high, end)):
                 continue
             if ranges and ranges[-1][1] == low:
                 ranges[-1] = ranges[-1][0], high
@@ -197,32 +178,17 @@ class Pages:
             if page is not None:
                 low, high = max(start, number * PAGE), min(end, (number + 1) * PAGE)
                 found[low - start : high - start] = page[low - number * PAGE : high - number * PAGE]
-        for run in self._touching(start, end):
-            low = max(start, run.start)
-            part = run.part(start, end)
-            found[low - start : low - start + len(part)] = part
+        for offset, part in self._runs.between(start, end):
+            found[offset - start : offset - start + len(part)] = part
         return bytes(found)
 
     def write(self, offset: int, data: Buffer) -> None:
         """Make bytes dirty. The size grows with them."""
-        if not len(data):
-            return
-        end = offset + len(data)
-        low = bisect_left(self._runs, offset, key=_run_end)
-        high = bisect_right(self._runs, end, low, key=_run_start)
-        joined = self._runs[low:high]
-        if joined and joined[0].start <= offset:
-            run = joined[0]
-            run.data[offset - run.start : end - run.start] = data
-        else:
-            run = Run(offset, data)
-        if joined and joined[-1] is not run:
-            run.data += joined[-1].part(end, joined[-1].end)
-        self._runs[low:high] = [run]
+        self._runs.write(offset, data)
 
     def truncate(self, size: int) -> None:
         """The file server has cut or lengthened the file: nothing is left beyond `size`."""
-        self._cut(size, FILE_MAX)
+        self._runs.cut(size, FILE_MAX)
         number, tail = divmod(size, PAGE)
         for beyond in [page for page in self._clean if page >= number + bool(tail)]:
             del self._clean[beyond]
@@ -244,26 +210,6 @@ class Pages:
         self.forget()
         self._server_size = self._stamp = None
 
-    def _end(self) -> int:
-        return self._runs[-1].end if self._runs else 0
-
-    def _touching(self, start: int, end: int) -> list[Run]:
-        """The runs that have bytes between `start` and `end`."""
-        low = bisect_right(self._runs, start, key=_run_end)
-        return self._runs[low : bisect_left(self._runs, end, low, key=_run_start)]
-
-    def _covered(self, start: int, end: int) -> bool:
-        runs = self._touching(start, end)
-        return len(runs) == 1 and runs[0].start <= start and end <= runs[0].end
-
-    def _cut(self, start: int, end: int) -> None:
-        """Nothing between `start` and `end` is dirty any more."""
-        low = bisect_right(self._runs, start, key=_run_end)
-        runs = self._touching(start, end)
-        left = [Run(run.start, run.part(run.start, start)) for run in runs if run.start < start]
-        left += [Run(end, run.part(end, run.end)) for run in runs if run.end > end]
-        self._runs[low : low + len(runs)] = left
-
     # --------------------------------------------------------------------------------- writing back
 
     def put(self, start: int = 0, end: int = FILE_MAX, *, faf: bool = False) -> OSError | None:
@@ -280,8 +226,7 @@ class Pages:
         first: OSError | None = None
         self._putting = True
         try:
-            for run in self._touching(start, end):
-                offset, data = max(start, run.start), run.part(start, end)
+            for offset, data in self._runs.between(start, end):
                 try:
                     self.writer.write(offset, data)
                 except OSError as exc:
@@ -302,24 +247,29 @@ class Pages:
     def _taken(self, offset: int, data: bytes) -> None:
         """The file server has these bytes now: whole pages of them stay to be read."""
         end = offset + len(data)
-        self._cut(offset, end)
+        self._runs.cut(offset, end)
         self._stamp = None
         if self._server_size is not None:
             self._server_size = max(self._server_size, end)
         for number in range(offset // PAGE, (end - 1) // PAGE + 1):
             base = number * PAGE
             low, high = max(offset, base), min(end, base + PAGE)
-            whole = low == base and high in (base + PAGE, self._server_size)
-            page = (
-                self._clean.setdefault(number, bytearray(PAGE))
-                if whole
-                else self._clean.get(number)
-            )
-            if page is not None:
-                page[low - base : high - base] = data[low - offset : high - offset]
+            part = data[low - offset : high - offset]
+            if low == base and high in (base + PAGE, self._server_size):
+                self._clean[number] = bytearray(part.ljust(PAGE, b"\0"))
+            elif number in self._clean:
+                self._clean[number][low - base : high - base] = part
 
     def _lose(self, start: int, end: int) -> None:
-        self._cut(start, end)
+        self._runs.cut(start, end)
+        self.changed()
+
+    def drain(self) -> None:
+        """Write what is to be written, and know nothing any more."""
+        if self.writer is not None:
+            self.flush_times(self.writer, faf=True)
+        self.put()
+        self._atime = self._mtime = self._ctime = None
         self.changed()
 
     def keep(self, exc: OSError) -> None:
@@ -384,7 +334,7 @@ class Pages:
             self.forget()
         self._stamp = stamp
         self._server_size = attr.size
-        attr.size = max(attr.size, self._end())
+        attr.size = max(attr.size, self._runs.end)
         if self._atime is not None:
             attr.atime_ns = self._atime
         if self._mtime is not None:
@@ -473,10 +423,7 @@ class PageCache:
         self.on = False
         for pages in self.files():
             with pages:
-                if pages.writer is not None:
-                    pages.flush_times(pages.writer, faf=True)
-                pages.put()
-                pages.changed()
+                pages.drain()
         self.on = on
 
     def account(self, pages: Pages, held: int) -> bool:
@@ -505,11 +452,3 @@ class PageCache:
                     pages.forget()
                 finally:
                     pages.leave()
-
-
-def _run_start(run: Run) -> int:
-    return run.start
-
-
-def _run_end(run: Run) -> int:
-    return run.end

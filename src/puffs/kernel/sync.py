@@ -70,7 +70,8 @@ def sync(mount: "Mount", waitfor: Wait, cred: Cred) -> None:
     mount.check_running()
     if waitfor is Wait.LAZY:
         pageflush(mount, cred, waitfor)
-        mount.post("sync", False, cred)
+        if "sync" in mount.ops:
+            mount.post("sync", False, cred)
         return
     first: OSError | None = None
     for step in (partial(pageflush, mount, cred, waitfor), mount.flush_hosts):

@@ -107,9 +107,13 @@ class LocalHost:
             try:
                 stream.close()
             except Exception as exc:
-                self._lost = self._lost or exc
-                if not self._ending:  # others unmount, and are not concerned
-                    logger.error("%s: closing a file has failed: %s", self.mount.name, exc)
+                self._lose(exc)
+
+    def _lose(self, exc: Exception) -> None:
+        """What was buffered of a file could not be written in the end."""
+        self._lost = self._lost or exc
+        if not self._ending:  # others unmount, and are not concerned
+            logger.error("%s: closing a file has failed: %s", self.mount.name, exc)
 
     def give_back(self, handle: OpenFile | OpenDir) -> None:
         """Close an open file or directory in the file server."""
@@ -169,7 +173,11 @@ class LocalHost:
             self._close_streams()
         finally:
             for handle in list(self.handles):
-                self.give_back(handle)
+                try:
+                    self.give_back(handle)
+                except OSError as exc:
+                    self._lose(exc)
+            self.mount.settle()
             self._leave(me)
             self.mount.detached(self)
 

@@ -55,8 +55,8 @@ def local(
     files that a file server shows under several cookies, may show what they were.
     """
     if isinstance(fs, Mount):
-        if cache:
-            raise ValueError("cache: it is for who makes a mount to say, and this one is made")
+        if cache and not fs.pages.allowed:
+            raise ValueError("cache: this mount was made without one")
         return LocalFileSystem(fs, cred, owner=False)
     make = isinstance(fs, type) or not hasattr(fs, "operations")
     server = cast(Callable[[], Servable], fs)() if make else cast(Servable, fs)
