@@ -2,6 +2,7 @@
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from errno import EEXIST, ENOENT, ENOTEMPTY
@@ -12,7 +13,8 @@ import pytest
 import puffs
 from puffs.kernel.args import KernelFlag, MountArgs
 from puffs.kernel.mount import Mount
-from puffs.kernel.vnops import Vnops
+from puffs.kernel.vnode import Vnode
+from puffs.kernel.vnops import OpenFile, Vnops
 from puffs.server.operations import Operations
 
 ROOT = 1
@@ -145,6 +147,7 @@ class Little(puffs.FileSystem[int]):
 
     def write(self, node: int, offset: int, data: memoryview, file: Any) -> int:
         kept = self.nodes[node]
+        kept.data.extend(bytes(max(0, offset - len(kept.data))))
         kept.data[offset : offset + len(data)] = data
         kept.attr.size = len(kept.data)
         return len(data)
@@ -226,10 +229,12 @@ class FakeHost:
         self.mount.detached(self)
 
 
-def mounted(server: Little, **args: Any) -> tuple[Mount, FakeHost]:
+def mounted(
+    server: Little, clock: Callable[[], int] = time.time_ns, **args: Any
+) -> tuple[Mount, FakeHost]:
     """A running mount of `server`, on a host that is none. Without page cache, if not asked for."""
     args.setdefault("flags", KernelFlag.NOCACHE_PAGE)
-    mount = Mount(server, MountArgs("little", **args))
+    mount = Mount(server, MountArgs("little", **args), clock=clock)
     host = FakeHost(mount)
     mount.attach(host)
     mount.start()
@@ -240,6 +245,16 @@ def mounted(server: Little, **args: Any) -> tuple[Mount, FakeHost]:
 def vnops_of(server: Little, **args: Any) -> Vnops:
     """The vnode operations of a running mount of `server`."""
     return Vnops(mounted(server, **args)[0], CRED)
+
+
+def a_file(
+    vnops: Vnops, name: str = "f", data: bytes = b"", flags: int = os.O_RDWR
+) -> tuple[Vnode, OpenFile]:
+    """A new file, known once and open."""
+    found, file = vnops.create(vnops.mount.root(), name, 0o644, flags)
+    if data:
+        assert vnops.write(file, 0, data) == len(data)
+    return found.vnode, file
 
 
 @contextmanager

@@ -244,7 +244,7 @@ class _Request:
             raise OptionError(
                 "threads: this file server has async def operations, which one thread serves"
             )
-        # The kernel's page cache is the page cache, also for who uses the mount in process beside it.
+        # The host's page cache is the only one, also for who uses the mount in process beside it.
         flags = KernelFlag.NOCACHE_PAGE
         args = MountArgs(name_of(server), request_size=wanted.max_write or 0, flags=flags)
         return server, args

@@ -29,7 +29,7 @@ class KernelFlag(IntFlag):
     """The file server keeps times itself: they are not flushed to it."""
 
 
-KERNEL_FLAG_MASK: Final = KernelFlag.NOCACHE_PAGE | KernelFlag.WTCACHE | KernelFlag.NOFLUSH_META
+_KERNEL_FLAG_MASK: Final = sum(flag.value for flag in KernelFlag)
 
 FHFLAG_DYNAMIC: Final = 1
 FHFLAG_NFSV2: Final = 2
@@ -77,7 +77,7 @@ class MountArgs:
         """
         if self.version != VERSION:  # M7
             raise _invalid(f"mount arguments of version {self.version}, this is version {VERSION}")
-        unknown = self.flags & ~KERNEL_FLAG_MASK
+        unknown = int(self.flags) & ~_KERNEL_FLAG_MASK
         if unknown:  # M8, improved: they were cleared
             raise _invalid(f"unknown kernel flags {unknown:#x}")
         if self.fhflags & ~FHFLAG_MASK:  # M9, improved: unknown flags were ignored

@@ -111,7 +111,7 @@ class DataOperations(VnodeOperations):
         if pages is None:
             with self._settled(vnode):
                 return self._read(file, offset, size)
-        self.mount.pages.make_room()
+        self.mount.pages.make_room(min(size, _CHUNK))
         with pages:
             if not self.mount.pages.on:
                 return self._read(file, offset, size)
@@ -137,7 +137,7 @@ class DataOperations(VnodeOperations):
         if pages is None:
             with self._settled(vnode, changes=True):
                 return self._write(file, offset, image)
-        self.mount.pages.make_room()
+        self.mount.pages.make_room(min(len(image), _CHUNK))
         with pages:
             if not self.mount.pages.on:
                 return self._write(file, offset, image)
@@ -323,6 +323,7 @@ class DataOperations(VnodeOperations):
             pages.write(at, view[done : stop - offset])
             first, last = (at, stop) if through else (at - at % CLUSTER, stop - stop % CLUSTER)
             if pages.put(first, last) is not None:
+                pages.lose(at, stop)  # a write that fails has not been made
                 pages.report()
             pages.trim()
             done = stop - offset

@@ -235,7 +235,7 @@ class Pages:
                         continue
                     self.keep(exc)
                     first = first or exc
-                    self._lose(offset, offset + len(data))
+                    self.lose(offset, offset + len(data))
                 else:
                     self._taken(offset, data)
         finally:
@@ -260,7 +260,8 @@ class Pages:
             elif number in self._clean:
                 self._clean[number][low - base : high - base] = part
 
-    def _lose(self, start: int, end: int) -> None:
+    def lose(self, start: int, end: int) -> None:
+        """What was written there could not be brought to the file server, and is given up."""
         self._runs.cut(start, end)
         self.changed()
 
@@ -435,16 +436,16 @@ class PageCache:
                 self._used += held - before
             return self._used > self.limit
 
-    def make_room(self) -> None:
-        """When the cache is full, write and drop what was used longest ago.
+    def make_room(self, wanted: int) -> None:
+        """When there is no room for `wanted` bytes, write and drop what was used longest ago.
 
         Not what somebody is at. Not for who has entered pages: two of them could wait for each
         other.
         """
-        if self._used <= self.limit:
+        if self._used + wanted <= self.limit:
             return
         for pages in self.files():
-            if self._used <= self.limit:
+            if self._used + wanted <= self.limit:
                 return
             if pages.enter_idle():
                 try:
