@@ -300,6 +300,21 @@ def test_only_what_was_written_is_sent() -> None:
     assert sent == [(49, b"abc"), (100, b"d"), (9_000, b"z")]
 
 
+def test_what_was_written_stays_to_be_read_when_the_file_server_has_it() -> None:
+    server = Little()
+    vnops = cached(server)
+    data = os.urandom(2 * PAGE + 100)
+    file = stored(vnops, server, data)
+    vnops.read(file, 0, len(data))
+    vnops.write(file, 50, b"xyz")
+    vnops.write(file, 3 * PAGE, data)
+    vnops.fsync(file)
+    vnops.getattr(file.vnode)
+    assert vnops.read(file, 0, 2 * PAGE) == data[:50] + b"xyz" + data[53 : 2 * PAGE]
+    assert vnops.read(file, 3 * PAGE, 1 << 20) == data
+    assert len(server.asked("read")) == 1
+
+
 def test_a_write_asks_for_no_read() -> None:
     server = Little()
     vnops = cached(server)
@@ -423,11 +438,18 @@ def test_what_could_not_be_written_is_not_read() -> None:
     vnode, file = a_file(vnops, data=b"stored")
     vnops.fsync(file)
     vnops.write(file, 3, b"lost, and longer")
-    server.says["write"] = OSError(EIO, "broken")
+    vnops.read(file, 0, 3)
+
+    def take_four(node: int, offset: int, data: memoryview, file: object) -> int:
+        if offset > 3:
+            raise OSError(EIO, "broken")
+        return Little.write(server, node, offset, data[:4], file)
+
+    server.says["write"] = take_four
     with fails(EIO):
         vnops.flush(file)
-    assert vnops.read(file, 0, 100) == b"stored"
-    assert vnops.getattr(vnode).size == 6
+    assert vnops.read(file, 0, 100) == b"stolost", "that much it has taken"
+    assert vnops.getattr(vnode).size == 7
 
 
 def test_the_first_error_counts_and_the_rest_is_tried() -> None:
@@ -488,6 +510,22 @@ def test_who_only_reads_is_not_told_of_what_others_could_not_write() -> None:
     vnops.close(reader)
     with fails(EIO):
         vnops.close(writer)
+
+
+def test_a_file_server_may_use_a_file_that_it_is_writing() -> None:
+    server = Little()
+    vnops = cached(server)
+    vnode, file = a_file(vnops, data=b"text")
+
+    def write(*args: Any) -> int:
+        vnops.close(vnops.open(vnode, os.O_RDONLY))
+        vnops.setxattr(vnode, "user.written", b"1")
+        return Little.write(server, *args)
+
+    server.says["write"] = write
+    vnops.close(file)
+    assert contents(server) == b"text"
+    assert len(server.asked("write")) == 1
 
 
 def test_an_interrupted_write_is_not_lost() -> None:
@@ -583,9 +621,9 @@ def test_a_file_server_may_keep_times_itself(how: str) -> None:
     assert vnops.getattr(vnode).mtime_ns == written, "as long as it cannot know"
     vnops.read(file, 0, 5)
     assert vnops.getattr(vnode).atime_ns < written
-    vnops.fsync(file)
+    vnops.flush(file)
     server.nodes[2].attr.mtime_ns = 77
-    assert vnops.getattr(vnode).mtime_ns == 77
+    assert vnops.getattr(vnode).mtime_ns == 77, "it has been told all"
     vnops.close(file)
     assert server.asked("setattr") == []
 
@@ -692,6 +730,15 @@ def test_the_file_server_has_what_it_is_asked_about(name: str) -> None:
     assert contents(server) == b"text"
 
 
+def test_what_is_copied_from_is_written_first() -> None:
+    server = Little()
+    vnops = cached(server)
+    _, source = a_file(vnops, "source", b"text")
+    _, target = a_file(vnops, "target")
+    vnops.mount.ops["copy_file_range"] = lambda *args: len(contents(server))
+    assert vnops.copy_file_range(source, 0, target, 0, 100) == 4
+
+
 @pytest.mark.parametrize("name", ["fallocate", "copy_file_range"])
 def test_what_changes_contents_past_the_cache_has_it_dropped(name: str) -> None:
     server = Little()
@@ -731,6 +778,21 @@ def test_the_last_close_writes_before_the_node_becomes_inactive() -> None:
     assert vnops.mount.pages.files() == []
 
 
+def test_the_times_of_a_file_are_told_when_its_writer_closes_it() -> None:
+    server, clock = Little(), Clock()
+    vnops = cached(server, clock=clock)
+    vnode, writer = a_file(vnops, data=b"text")
+    written = clock.now
+    first, second = vnops.open(vnode, os.O_RDONLY), vnops.open(vnode, os.O_RDONLY)
+    vnops.close(writer)
+    assert [call[2].mtime_ns for call in server.asked("setattr")] == [written]
+    vnops.read(first, 0, 4)
+    vnops.close(first)
+    assert len(server.asked("setattr")) == 1
+    vnops.close(second)
+    assert [call[2].atime_ns for call in server.asked("setattr")[1:]] == [clock.now]
+
+
 def test_an_unmount_writes_what_nobody_has_closed(caplog: pytest.LogCaptureFixture) -> None:
     server = Little()
     vnops = cached(server)
@@ -764,8 +826,9 @@ def test_another_kind_of_host_ends_the_cache_and_its_leaving_begins_it() -> None
     other.by_call = False
     mount.attach(other)
     assert contents(server) == b"dirty", "it is written before"
-    server.nodes[2].data[:] = b"other"
-    assert vnops.read(file, 0, 5) == b"other"
+    for data in (b"other", b"Other", b"other"):
+        server.nodes[2].data[:] = data
+        assert vnops.read(file, 0, 5) == data
     vnops.write(file, 0, b"O")
     assert contents(server) == b"Other"
     server.nodes[2].attr.mtime_ns = 5
@@ -775,6 +838,22 @@ def test_another_kind_of_host_ends_the_cache_and_its_leaving_begins_it() -> None
     vnops.write(file, 0, b"x")
     assert contents(server) == b"Other"
     assert vnops.read(late, 0, 5) == b"xther", "it is one cache for all open files"
+
+
+def test_when_the_cache_ends_a_time_of_reading_that_nobody_can_send_is_dropped() -> None:
+    server = Little()
+    vnops = cached(server)
+    vnode, writer = a_file(vnops, data=b"text")
+    reader = vnops.open(vnode, os.O_RDONLY)
+    vnops.close(writer)
+    vnops.read(reader, 0, 4)
+    server.log.clear()
+    other = FakeHost(vnops.mount)
+    other.by_call = False
+    vnops.mount.attach(other)
+    assert server.asked("setattr") == [], "not by a file that is closed"
+    server.nodes[2].attr.atime_ns = 7
+    assert vnops.getattr(vnode).atime_ns == 7
 
 
 def test_what_cannot_be_written_when_the_cache_ends_is_told_who_wrote() -> None:
@@ -942,17 +1021,20 @@ def test_a_change_that_was_under_way_before_anything_was_cached() -> None:
     file = stored(vnops, server, b"contents")
     vnode = file.vnode
     vnops.close(file)
+    server.says["open"] = puffs.Open("direct", direct_io=True)
+    direct = vnops.open(vnode, os.O_RDWR)
+    del server.says["open"]
     opened: list[OpenFile] = []
 
-    def meanwhile(*args: Any) -> None:
+    def meanwhile(node: int, mode: int, offset: int, length: int, file: object) -> None:
         reader = vnops.open(vnode, os.O_RDONLY)
         assert vnops.read(reader, 0, 8) == b"contents"
         opened.append(reader)
-        Little.setattr(server, *args)
+        server.nodes[node].data[offset : offset + length] = bytes(length)
 
-    server.says["setattr"] = meanwhile
-    vnops.setattr(vnode, puffs.Changes(size=3))
-    assert vnops.read(opened[0], 0, 8) == b"con"
+    vnops.mount.ops["fallocate"] = meanwhile
+    vnops.fallocate(direct, 3, 0, 4)
+    assert vnops.read(opened[0], 0, 8) == bytes(4) + b"ents"
 
 
 # ------------------------------------------------------------------------------ any sequence at all

@@ -88,11 +88,12 @@ def test_a_file_that_somebody_is_at_is_passed_over(waitfor: Wait, suspending: bo
     vnops, _ = cached(server)
     files = some(vnops)
     inside, go_on = threading.Event(), threading.Event()
+    let_go: list[bool] = []
 
     def slow(node: int, datasync: bool, file: object) -> None:
         if node == 3 and not inside.is_set():
             inside.set()
-            go_on.wait(10)
+            let_go.append(go_on.wait(10))
 
     server.says["fsync"] = slow
     vnops.write(files[1], 0, b"T")
@@ -104,6 +105,7 @@ def test_a_file_that_somebody_is_at_is_passed_over(waitfor: Wait, suspending: bo
     assert {call[1] for call in server.log} == {2, 4}
     go_on.set()
     busy.join()
+    assert let_go == [True], "nobody has waited for it"
     assert contents(server) == [b"text", b"Text", b"text"]
 
 
@@ -112,9 +114,16 @@ def test_a_file_that_this_very_thread_is_at_is_passed_over() -> None:
     server = Little()
     vnops, _ = cached(server)
     first, _second = some(vnops, 2)
-    server.says["fsync"] = lambda *args: pageflush(vnops.mount, CRED, Wait.NOWAIT)
+
+    def write(*args: Any) -> int:
+        del server.says["write"]
+        pageflush(vnops.mount, CRED, Wait.NOWAIT)
+        return Little.write(server, *args)
+
+    server.says["write"] = write
     vnops.fsync(first)
-    assert sorted(call[1] for call in server.asked("write")) == [2, 3]
+    assert [call[1] for call in server.asked("fsync")] == [3, 2]
+    assert contents(server) == [b"text", b"text"]
 
 
 @pytest.mark.statement("P3")
@@ -222,6 +231,17 @@ def test_the_file_server_is_asked_also_when_pages_could_not_be_written() -> None
     assert ("flush",) in host.log
 
 
+def test_an_error_that_nobody_has_been_told_of_is_told_by_sync() -> None:
+    server = Little()
+    vnops, _ = cached(server)
+    (file,) = some(vnops, 1)
+    server.says["write"] = OSError(ENOSPC, "full")
+    vnops.setattr(file.vnode, puffs.Changes(mode=0o600))
+    with fails(ENOSPC):
+        vnops.mount.sync()
+    vnops.close(file)
+
+
 @pytest.mark.statement("Y2")
 def test_the_error_of_the_file_server_counts_more_than_that_of_pages() -> None:
     server = Little()
@@ -241,13 +261,20 @@ def test_lazy_waits_for_nobody_and_is_told_of_no_failure(caplog: pytest.LogCaptu
     server = Little()
     vnops, host = cached(server)
     some(vnops, 1)
-    server.says["sync"] = OSError(EIO, "broken")
+    threads: list[threading.Thread] = []
+
+    def write(*args: Any) -> int:
+        threads.append(threading.current_thread())
+        return Little.write(server, *args)
+
+    server.says.update(write=write, sync=OSError(EIO, "broken"))
     with caplog.at_level(logging.ERROR, "puffs"):
         vnops.mount.sync(Wait.LAZY, CRED)
     assert contents(server) == [b"text"]
     assert host.log == [("post",)], "a host goes on writing by itself"
     assert server.asked("sync") == [("sync", False, CRED)]
     assert "sync failed" in caplog.text
+    assert threads == [threading.current_thread()], "a message is a plain call"
 
 
 @pytest.mark.statement("Y3")

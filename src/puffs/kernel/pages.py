@@ -187,8 +187,7 @@ class Pages:
         self._runs.write(offset, data)
 
     def truncate(self, size: int) -> None:
-        """The file server has cut or lengthened the file: nothing is left beyond `size`."""
-        self._runs.cut(size, FILE_MAX)
+        """The file server has cut or lengthened the file, which was not dirty."""
         number, tail = divmod(size, PAGE)
         for beyond in [page for page in self._clean if page >= number + bool(tail)]:
             del self._clean[beyond]

@@ -48,7 +48,7 @@ def pageflush(mount: "Mount", cred: Cred, waitfor: Wait, suspending: bool = Fals
 
 
 def _flush(pages: Pages, cred: Cred, *, wait: bool, faf: bool) -> None:
-    if not (pages.dirty or pages.error) or not pages.enter_idle():
+    if not pages.enter_idle():
         return
     try:
         if pages.dirty and pages.writer is not None:
