@@ -257,6 +257,38 @@ def a_file(
     return found.vnode, file
 
 
+class Clock:
+    """Tells `now`, which moves by a second each time that it is asked."""
+
+    def __init__(self) -> None:
+        self.now = 1_000 * 10**9
+
+    def __call__(self) -> int:
+        self.now += 10**9
+        return self.now
+
+
+def cached(server: Little, flags: int = 0, **args: Any) -> Vnops:
+    """The vnode operations of a running mount that has a page cache."""
+    return vnops_of(server, flags=flags, **args)
+
+
+def contents(server: Little, cookie: int = 2) -> bytes:
+    """What the file server has."""
+    return bytes(server.nodes[cookie].data)
+
+
+def stored(vnops: Vnops, server: Little, data: bytes, flags: int = os.O_RDWR) -> OpenFile:
+    """A file that the file server has had before anybody opened it."""
+    vnode, file = a_file(vnops)
+    vnops.close(file)
+    server.nodes[2].data[:] = data
+    server.nodes[2].attr.size = len(data)
+    opened = vnops.open(vnode, flags)
+    server.log.clear()
+    return opened
+
+
 @contextmanager
 def fails(code: int) -> Iterator[pytest.ExceptionInfo[OSError]]:
     """The body must raise an `OSError` with this errno."""

@@ -18,6 +18,7 @@ from puffs.kernel.args import (
     FHFLAG_NFSV3,
     FHSIZE_MAX,
     REQUEST_MAX,
+    KernelFlag,
     MountArgs,
 )
 from puffs.kernel.mount import Mount, Status
@@ -47,6 +48,21 @@ def test_unknown_flags_are_refused() -> None:
     with fails(EINVAL) as caught:
         replace(ARGS, fhflags=FHFLAG_DYNAMIC | 0x40).checked()
     assert "0x40" in str(caught.value)
+
+
+@pytest.mark.statement("M8")
+@pytest.mark.parametrize("flags", [1, 4, 0x10, 0x400, 1 << 40, -1, KernelFlag.WTCACHE | 0x20])
+def test_unknown_kernel_flags_are_refused(flags: int) -> None:
+    with fails(EINVAL) as caught:
+        replace(ARGS, flags=flags).checked()
+    assert "kernel flags" in str(caught.value)
+
+
+@pytest.mark.statement("M8")
+@pytest.mark.statement("2.5")
+def test_known_kernel_flags_are_granted() -> None:
+    every = KernelFlag.NOCACHE_PAGE | KernelFlag.WTCACHE | KernelFlag.NOFLUSH_META
+    assert replace(ARGS, flags=every).checked().flags == every == 0x20A
 
 
 @pytest.mark.statement("M10")
