@@ -154,7 +154,9 @@ class Mount:
         )
         self._attachments: list[Attachment] = []
         self._attaching = threading.Lock()
-        self._aside: list[threading.Thread] = []
+        self._aside = 0
+        """What was put `aside` and is not done yet."""
+        self._settled = threading.Condition()
         self._unmounting = threading.Lock()
         self._gone = threading.Event()
         cookie = self.finish(self.ops["mount"]())
@@ -443,14 +445,24 @@ class Mount:
         if not self.server.asynchronous:
             function()
             return
-        thread = threading.Thread(target=function, name="puffs-aside", daemon=True)
-        self._aside = [other for other in self._aside if other.is_alive()] + [thread]
-        thread.start()
+        with self._settled:
+            self._aside += 1
+
+        def run() -> None:
+            try:
+                function()
+            finally:
+                with self._settled:
+                    self._aside -= 1
+                    self._settled.notify_all()
+
+        threading.Thread(target=run, name="puffs-aside", daemon=True).start()
 
     def settle(self) -> None:
         """Wait until what was put `aside` has been done. Not inside an operation."""
-        for thread in self._aside:
-            thread.join()
+        with self._settled:
+            while self._aside:
+                self._settled.wait()
 
     async def tell_and_wait(self, name: str, *args: Any) -> None:
         """The same for an attachment with an event loop, which waits until it has been done."""
