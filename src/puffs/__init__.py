@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from puffs.attach.serve import mount as mount
     from puffs.attach.serve import run as run
     from puffs.attach.serve import session as session
+    from puffs.kernel.args import KernelFlag as KernelFlag
     from puffs.kernel.args import MountArgs as MountArgs
     from puffs.kernel.mount import Mount as Mount
     from puffs.kernel.mount import Status as Status
     from puffs.kernel.sizes import StatVfsError as StatVfsError
+    from puffs.kernel.sync import Wait as Wait
     from puffs.server.access import check_access as check_access
     from puffs.server.access import check_setattr as check_setattr
     from puffs.server.access import check_sticky as check_sticky
@@ -53,9 +55,10 @@ _HOME = {
     "puffs.attach.local.vfs": "LocalFileSystem local",
     "puffs.attach.main": "main",
     "puffs.attach.serve": "mount run session",
-    "puffs.kernel.args": "MountArgs",
+    "puffs.kernel.args": "KernelFlag MountArgs",
     "puffs.kernel.mount": "Mount Status",
     "puffs.kernel.sizes": "StatVfsError",
+    "puffs.kernel.sync": "Wait",
     "puffs.server.access": "check_access check_setattr check_sticky inherit",
     "puffs.server.attr": "Attr Changes StatVfs",
     "puffs.server.cred": "Cred caller",

@@ -8,7 +8,7 @@ import pytest
 
 import puffs
 from puffs.attach.fuse.abi import FOPEN_DIRECT_IO, KSTATFS, Opcode
-from puffs.kernel.args import KFLAG_NOCACHE_NAME, KFLAG_NOCACHE_PAGE, REQUEST_MAX, MountArgs
+from puffs.kernel.args import REQUEST_MAX, KernelFlag, MountArgs
 from tests.attach.fake_kernel import ROOT, FakeKernel
 from tests.attach.toy import Toy
 
@@ -46,7 +46,7 @@ def test_the_size_of_requests_is_what_was_granted(asked: int, max_write: int, pa
 
 @pytest.mark.statement("2.5")
 @pytest.mark.parametrize("server", [Trusted, Few])
-@pytest.mark.parametrize(("flags", "direct"), [(0, False), (KFLAG_NOCACHE_PAGE, True)])
+@pytest.mark.parametrize(("flags", "direct"), [(0, False), (KernelFlag.NOCACHE_PAGE, True)])
 def test_without_a_page_cache_every_file_is_read_directly(
     server: type[Toy], flags: int, direct: bool
 ) -> None:
@@ -61,14 +61,14 @@ def test_without_a_page_cache_every_file_is_read_directly(
 @pytest.mark.statement("2.5")
 def test_hints_of_the_file_server_are_kept_beside() -> None:
     toy = Toy()
-    with FakeKernel(toy, args=MountArgs("toy", flags=KFLAG_NOCACHE_PAGE)) as kernel:
+    with FakeKernel(toy, args=MountArgs("toy", flags=KernelFlag.NOCACHE_PAGE)) as kernel:
         toy.reply["open"] = puffs.Open("file", nonseekable=True)
         reply = kernel.ask(Opcode.OPEN, kernel.lookup(b"file"), flags=0)
         assert reply.fields(Opcode.OPEN)["open_flags"] == FOPEN_DIRECT_IO | 1 << 2
 
 
 @pytest.mark.statement("2.5")
-@pytest.mark.parametrize(("flags", "seconds"), [(0, 7), (KFLAG_NOCACHE_NAME, 0)])
+@pytest.mark.parametrize(("flags", "seconds"), [(0, 7), (KernelFlag.NOCACHE_NAME, 0)])
 def test_without_a_name_cache_no_name_is_trusted(flags: int, seconds: int) -> None:
     server = Trusted()
     with FakeKernel(server, args=MountArgs("toy", flags=flags)) as kernel:

@@ -11,7 +11,7 @@ from puffs.kernel.args import (
     FHFLAG_NFSV2,
     FHFLAG_NFSV3,
     FHSIZE_MAX,
-    KFLAG_MASK,
+    KERNEL_FLAG_MASK,
     VERSION,
     MountArgs,
 )
@@ -60,7 +60,7 @@ def _handle_size_for_nfs(plan: Plan) -> None:
 REPAIRS: list[tuple[str, Callable[[Plan], object]]] = [
     ("unknown mount arguments", lambda plan: plan.pop("spare")),
     ("of version", lambda plan: plan.update(version=VERSION)),
-    ("unknown mount flags", lambda plan: plan.update(flags=plan["flags"] & KFLAG_MASK)),
+    ("unknown mount flags", lambda plan: plan.update(flags=plan["flags"] & KERNEL_FLAG_MASK)),
     ("unknown file handle flags", lambda plan: plan.update(fhflags=plan["fhflags"] & FHFLAG_MASK)),
     ("at most 1020", lambda plan: plan.update(fhsize=plan["fhsize"] % (FHSIZE_MAX + 1))),
     ("NFS", _handle_size_for_nfs),

@@ -13,13 +13,13 @@ from puffs.kernel.args import (
     FHFLAG_NFSV2,
     FHFLAG_NFSV3,
     FHSIZE_MAX,
-    KFLAG_MASK,
-    KFLAG_NOCACHE_NAME,
+    KERNEL_FLAG_MASK,
     MNT_UPDATE,
     REQUEST_HEADER,
     REQUEST_MAX,
     REQUEST_MIN,
     VERSION,
+    KernelFlag,
     MountArgs,
 )
 from puffs.kernel.mount import Mount
@@ -113,12 +113,24 @@ def test_another_version_is_refused(version: int) -> None:
 
 
 @pytest.mark.statement("M8")
-@pytest.mark.parametrize("flags", [KFLAG_MASK + 1, 1 << 40, -1])
+@pytest.mark.parametrize("flags", [4, 0x10, 0x400, 1 << 40, -1, KernelFlag.WTCACHE | 0x20])
 def test_unknown_flags_are_refused(flags: int) -> None:
     with fails(EINVAL) as caught:
-        replace(ARGS, flags=flags | KFLAG_NOCACHE_NAME).checked()
-    assert f"{flags & ~KFLAG_MASK:#x}" in str(caught.value)
-    assert replace(ARGS, flags=KFLAG_MASK).checked().flags == KFLAG_MASK
+        replace(ARGS, flags=flags | KernelFlag.NOCACHE_NAME.value).checked()
+    assert f"{flags & ~KERNEL_FLAG_MASK:#x}" in str(caught.value)
+
+
+@pytest.mark.statement("M8", "2.5")
+def test_known_flags_are_granted() -> None:
+    every = (
+        KernelFlag.NOCACHE_NAME
+        | KernelFlag.NOCACHE_PAGE
+        | KernelFlag.WTCACHE
+        | KernelFlag.NOFLUSH_META
+    )
+    granted = replace(ARGS, flags=every).checked()
+    assert granted.flags == every == 0x20B
+    assert type(granted.copyout()["flags"]) is int
 
 
 @pytest.mark.statement("M9")

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from errno import EBUSY, EDEADLK, EINVAL, EIO, ENXIO, EOPNOTSUPP, ETIMEDOUT
+from errno import EBUSY, EDEADLK, EINVAL, EIO, ENOSPC, ENXIO, EOPNOTSUPP, ETIMEDOUT
 
 import pytest
 
@@ -12,7 +12,8 @@ from puffs.kernel.fstrans import Fstrans, State
 from puffs.kernel.mount import Mount
 from puffs.kernel.suspend import SUSPEND_RESUME, SUSPEND_SUSPEND, suspendctl
 from puffs.kernel.vnops import Vnops
-from tests.kernel.little import CRED, Little, fails, mounted
+from puffs.server.cred import FSCRED
+from tests.kernel.little import CRED, Little, a_file, contents, fails, mounted, vnops_of
 
 TOLD = ("suspend", "snapshot", "write", "getattr", "unmounted")
 SECONDS = 10.0
@@ -41,6 +42,79 @@ def test_the_server_is_told_before_the_flush_and_when_nothing_moves_any_more() -
     assert told(server) == [("suspend", puffs.Suspend.START), ("suspend", puffs.Suspend.SUSPENDED)]
     assert host.log == [("call",), ("suspend",), ("call",)]
     assert mount.fstrans.state is State.SUSPENDED
+
+
+@pytest.mark.statement("D2", "D5", "P1", "P2", "P7")
+def test_pages_are_written_between_the_two() -> None:
+    server = Little()
+    vnops = vnops_of(server, flags=0)
+    _, file = a_file(vnops, data=b"dirty")
+    server.log.clear()
+    with vnops.mount.suspended():
+        assert [call[0] for call in server.log] == [
+            *("suspend", "setattr", "write", "fsync", "suspend")
+        ]
+        assert server.asked("suspend") == [
+            ("suspend", puffs.Suspend.START),
+            ("suspend", puffs.Suspend.SUSPENDED),
+        ]
+        assert contents(server) == b"dirty"
+    assert server.callers["setattr"] == FSCRED
+    vnops.close(file)
+
+
+@pytest.mark.statement("P8")
+def test_what_the_server_does_not_take_is_its_own_affair(caplog: pytest.LogCaptureFixture) -> None:
+    server = Little()
+    vnops = vnops_of(server, flags=0)
+    _, file = a_file(vnops, data=b"dirty")
+    server.says["write"] = OSError(ENOSPC, "full")
+    with vnops.mount.suspended():
+        assert server.asked("suspend")[-1] == ("suspend", puffs.Suspend.SUSPENDED)
+        assert "5 bytes at 0 are not written" in caplog.text
+    del server.says["write"]
+    vnops.close(file)
+    assert contents(server) == b"dirty"
+
+
+class Slow(Little):
+    """Its writes wait until they are let go on, in the event loop that finishes operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    async def write(  # type: ignore[override]
+        self, node: int, offset: int, data: memoryview, file: object
+    ) -> int:
+        await asyncio.to_thread(self.go_on.wait, SECONDS)
+        self.log.append(("written",))
+        return super().write(node, offset, data, file)
+
+
+@pytest.mark.statement("D2", "D5")
+def test_writes_that_nobody_waits_for_have_ended_when_it_is_suspended() -> None:
+    server = Slow()
+    with puffs.local(server, cache=True) as vfs, vfs.open("/f", "wb", buffering=0) as stream:
+        stream.write(b"text")
+        server.log.clear()
+        threading.Timer(0.02, server.go_on.set).start()
+        with vfs.mount.suspended():
+            names = [call[0] for call in server.asked("suspend", "write", "written")]
+            assert names == ["suspend", "write", "written", "suspend"]
+
+
+@pytest.mark.statement("D4")
+def test_writes_that_do_not_end_end_the_suspension() -> None:
+    server = Slow()
+    with puffs.local(server, cache=True) as vfs, vfs.open("/f", "wb", buffering=0) as stream:
+        stream.write(b"text")
+        with fails(ETIMEDOUT):
+            vfs.mount.suspend(0.05)
+        assert server.asked("suspend")[-1] == ("suspend", puffs.Suspend.ERROR)
+        assert vfs.mount.fstrans.state is State.NORMAL
+        server.go_on.set()
+    assert contents(server) == b"text"
 
 
 @pytest.mark.statement("D6")

@@ -27,17 +27,8 @@ import pytest
 import puffs
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import Vnode
-from puffs.kernel.vnops import OpenFile, Vnops
-from tests.kernel.little import CRED, ROOT, Little, fails, mounted, vnops_of
-
-
-def a_file(vnops: Vnops, name: str = "f", data: bytes = b"") -> tuple[Vnode, OpenFile]:
-    """A new file, known once and open."""
-    found, file = vnops.create(vnops.mount.root(), name, 0o644, os.O_RDWR)
-    if data:
-        assert vnops.write(file, 0, data) == len(data)
-    return found.vnode, file
-
+from puffs.kernel.vnops import Vnops
+from tests.kernel.little import CRED, ROOT, Little, a_file, fails, mounted, vnops_of
 
 # -------------------------------------------------------------------------------------- lookup
 

@@ -21,6 +21,8 @@ import puffs
 from puffs.fs.mem import MemFS
 from tests.kernel.little import ROOT, Little, fails
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 USER = puffs.Cred(1000, 1000, umask=0o027, groups=())
 
 

@@ -24,15 +24,8 @@ from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.attach.fuse.syscalls import MS_REMOUNT
-from puffs.kernel.args import (
-    KFLAG_NOCACHE_NAME,
-    KFLAG_NOCACHE_PAGE,
-    MNT_UPDATE,
-    REQUEST_HEADER,
-    MountArgs,
-    check_flags,
-)
-from puffs.kernel.mount import Mount, Servable
+from puffs.kernel.args import MNT_UPDATE, REQUEST_HEADER, KernelFlag, MountArgs, check_flags
+from puffs.kernel.mount import Mount, Servable, name_of
 
 logger = logging.getLogger("puffs")
 
@@ -260,9 +253,11 @@ class _Request:
                 f"this file server lacks {', '.join(sorted(lacking))}"
             )
         asked = {
-            "name": server.name or type(server).__name__.lower(),
-            "flags": (0 if wanted.namecache else KFLAG_NOCACHE_NAME)
-            | (0 if wanted.pagecache else KFLAG_NOCACHE_PAGE),
+            "name": name_of(server),
+            "flags": int(
+                (0 if wanted.namecache else KernelFlag.NOCACHE_NAME)
+                | (0 if wanted.pagecache else KernelFlag.NOCACHE_PAGE)
+            ),
             "fhsize": server.fhsize,
             "fhflags": server.fhflags,
             "request_size": REQUEST_HEADER + wanted.max_write if wanted.max_write else 0,
@@ -281,6 +276,8 @@ class _Request:
             connection = place_of(self.mountpoint).connect(mount, self.wanted(), connecting)
             undo.callback(connection.give_up)
             mount.mountpoint = connection.mountpoint
+            # The host's page cache is the only one, also for who uses the mount in process.
+            mount.pages.allowed = False
             served = self._session(mount, connection)
             undo.pop_all()
         return served

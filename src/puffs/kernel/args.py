@@ -10,6 +10,7 @@ import errno
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from enum import IntFlag
 from typing import Any, Final
 
 from puffs.server.types import FHFLAG_DYNAMIC as FHFLAG_DYNAMIC
@@ -24,11 +25,26 @@ VERSION: Final = 1
 MNT_UPDATE: Final = 0x10000
 """The flag of mount(2) that asks to change what is mounted already."""
 
-KFLAG_NOCACHE_NAME: Final = 1
-"""Hosts remember no names: each walk asks the file server."""
-KFLAG_NOCACHE_PAGE: Final = 2
-"""Hosts keep no data: each read and write asks the file server."""
-KFLAG_MASK: Final = 3
+
+class KernelFlag(IntFlag):
+    """How hosts and the kernel half are to treat a file server (statement 2.5), numbered as in the
+    reference.
+
+    The flags of the reference that would change nothing here are not among them, and refused as
+    any other unknown one is: `docs/decisions.md` says why.
+    """
+
+    NOCACHE_NAME = 0x1
+    """Hosts remember no names: each walk asks the file server."""
+    NOCACHE_PAGE = 0x2
+    """No page cache, in hosts or here: each read and write asks the file server."""
+    WTCACHE = 0x8
+    """Write through: what is written stays to be read, and goes to the file server at once."""
+    NOFLUSH_META = 0x200
+    """The file server keeps times itself: they are not flushed to it."""
+
+
+KERNEL_FLAG_MASK: Final = sum(flag.value for flag in KernelFlag)
 
 FHFLAG_MASK: Final = FHFLAG_DYNAMIC | FHFLAG_NFSV2 | FHFLAG_NFSV3
 
@@ -76,7 +92,7 @@ NAME_MAX: Final = 32
 class MountArgs:
     """What a mounting asks for. `checked()` gives back what was granted.
 
-    `name` names the file server; `flags` are KFLAG_ bits; `fhsize` is the length of its file
+    `name` names the file server; `flags` are of `KernelFlag`; `fhsize` is the length of its file
     handles in bytes (0: none), or the largest with FHFLAG_DYNAMIC in `fhflags`; `request_size` is
     the largest request in bytes, its data and REQUEST_HEADER (0: as much as the host takes);
     `buckets` is the reference's size of the node table, kept within its limits and otherwise
@@ -133,8 +149,9 @@ class MountArgs:
         if self.version != VERSION:  # M7
             raise _invalid(f"mount arguments of version {self.version}, this is version {VERSION}")
         # M8, M9, improved: unknown flags were ignored.
-        if self.flags & ~KFLAG_MASK:
-            raise _invalid(f"unknown mount flags {self.flags & ~KFLAG_MASK:#x}")
+        flags = int(self.flags)
+        if flags & ~KERNEL_FLAG_MASK:
+            raise _invalid(f"unknown mount flags {flags & ~KERNEL_FLAG_MASK:#x}")
         if self.fhflags & ~FHFLAG_MASK:
             raise _invalid(f"unknown file handle flags {self.fhflags & ~FHFLAG_MASK:#x}")
         # M10; M11: the reference compared after an addition that could overflow.
@@ -150,6 +167,7 @@ class MountArgs:
         return replace(
             self,
             name=PREFIX + _printable(self.name),
+            flags=flags,
             request_size=_clamp_request(self.request_size),
             buckets=_clamp_buckets(self.buckets),
         )

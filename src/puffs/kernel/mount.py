@@ -18,13 +18,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
+from functools import partial
 from inspect import iscoroutine
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from puffs.kernel import police
-from puffs.kernel.args import MountArgs
+from puffs.kernel.args import KernelFlag, MountArgs
+from puffs.kernel.cached import CachedPages
 from puffs.kernel.flush import Flushing, HostCache
 from puffs.kernel.fstrans import Fstrans, State
+from puffs.kernel.pages import PageCache
 from puffs.kernel.sizes import NOTHING, Sizes
 from puffs.kernel.suspend import (
     SECONDS,
@@ -34,9 +37,10 @@ from puffs.kernel.suspend import (
     snapshot,
     suspendctl,
 )
+from puffs.kernel.sync import Wait, pageflush, sync
 from puffs.kernel.vnode import Vnode, VnodeTable
 from puffs.server.attr import Attr, StatVfs
-from puffs.server.cred import Cred
+from puffs.server.cred import FSCRED, Cred
 from puffs.server.errors import ProtocolFault, errno_of
 from puffs.server.operations import CHANGING, OPERATIONS, REQUIRED, Operations
 from puffs.server.stepping import finish
@@ -60,7 +64,16 @@ class Refused(OSError):
 
 
 class Attachment(Protocol):
-    """What connects a host to a mount."""
+    """What connects a host to a mount.
+
+    It works either by plain calls (`puffs.kernel.vnops`), and so through the page cache of the
+    kernel half, or by messages of a host that has a cache of its own.
+    """
+
+    @property
+    def by_call(self) -> bool:
+        """Whether it works by plain calls."""
+        ...
 
     @property
     def cache(self) -> HostCache:
@@ -72,6 +85,10 @@ class Attachment(Protocol):
 
         From other threads only.
         """
+        ...
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have `function` run on a thread that serves, and do not wait for it. From any thread."""
         ...
 
     def busy(self) -> bool:
@@ -124,10 +141,16 @@ class Servable(Protocol):
         ...
 
 
-def args_for(server: Servable, request_size: int = 0) -> MountArgs:
-    """What a mounting of `server` asks for: its name, and its file handles as it has them."""
-    name = server.name or type(server).__name__.lower()
-    return MountArgs(name, fhsize=server.fhsize, fhflags=server.fhflags, request_size=request_size)
+def name_of(server: Servable) -> str:
+    """What a file server is called: by itself, or by its class."""
+    return server.name or type(server).__name__.lower()
+
+
+def args_for(server: Servable, flags: int = 0) -> MountArgs:
+    """What a mounting of `server` asks for: its name, its file handles as it has them, and `flags`
+    of `KernelFlag`.
+    """
+    return MountArgs(name_of(server), flags=flags, fhsize=server.fhsize, fhflags=server.fhflags)
 
 
 class Mount(Flushing):
@@ -150,7 +173,7 @@ class Mount(Flushing):
     ) -> None:
         self.status = Status.BEFOREINIT
         self.server = server
-        self.name = server.name or type(server).__name__.lower()
+        self.name = name_of(server)
         self.args = (args or args_for(server)).checked()
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
@@ -176,8 +199,16 @@ class Mount(Flushing):
             reclaim=self._faf("reclaim"),
         )
         self.fstrans = Fstrans()
+        self.pages = PageCache(
+            allowed="read" in self.ops and not self.args.flags & KernelFlag.NOCACHE_PAGE,
+            sets_times="setattr" in self.ops and not self.args.flags & KernelFlag.NOFLUSH_META,
+        )
+        self._cached = CachedPages(self.fstrans)
         self._attachments: list[Attachment] = []
         self._attaching = threading.Lock()
+        self._aside = 0
+        """What was put `aside` and is not done yet."""
+        self._settled = threading.Condition()
         self._unmounting = threading.Lock()
         self._gone = threading.Event()
         cookie = self.finish(self.ops["mount"]())
@@ -224,11 +255,15 @@ class Mount(Flushing):
     def attach(self, attachment: Attachment) -> None:
         """Connect a host. The mount lives until its last attachment is gone.
 
+        The page cache is in use as long as all of them work through it: a host with a cache of its
+        own would not see what is in there, nor it what that host changes.
+
         Raises `OSError`: ENXIO when it is gone already.
         """
         with self._attaching:
             if self.status is Status.DYING:
                 raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
+            self.pages.switch(attachment.by_call and self._by_call())
             self._attachments.append(attachment)
             self.vnodes.shared = self.shared
 
@@ -237,11 +272,21 @@ class Mount(Flushing):
         """Whether it has several attachments: what one changes, the others are to be told."""
         return len(self._attachments) > 1
 
-    def caches(self, beside: Attachment | None = None) -> list[HostCache]:
-        """What hosts have cached (`Flushing`); all of them but that of `beside`."""
+    def host_caches(self, beside: Attachment | None = None) -> list[HostCache]:
+        """What hosts have cached; all of them but that of `beside`."""
         if self.status is not Status.RUNNING:  # not yet, or not any more
             return []
         return [each.cache for each in list(self._attachments) if each is not beside]
+
+    def caches(self) -> list[HostCache]:
+        """What is cached (`Flushing`): by hosts, and here for those that work by call.
+
+        These have one page cache in common, so that none of them is told what another changes.
+        """
+        return [*self.host_caches(), self._cached] if self.pages.on else self.host_caches()
+
+    def _by_call(self) -> bool:
+        return all(attachment.by_call for attachment in self._attachments)
 
     def start(self) -> None:
         """The host is ready:
@@ -285,11 +330,16 @@ class Mount(Flushing):
                 return
             self._attachments.remove(attachment)
             if self._attachments:
+                self.pages.switch(self._by_call())
                 return
             running = self.status is Status.RUNNING
             self.status = Status.DYING
         self.fstrans.setstate(State.NORMAL)
         if running:
+            try:
+                pageflush(self, FSCRED, Wait.WAIT)
+            except OSError as exc:
+                logger.error("%s: not all could be written: %s", self.name, exc)
             yield "sync", (True, Cred.current())
         yield from self._farewell()
 
@@ -421,27 +471,29 @@ class Mount(Flushing):
         except Exception as exc:
             raise self.sizes.failed(self.errno_of(exc, "statvfs")) from exc
 
-    def sync(self, wait: bool = True, cred: Cred | None = None) -> None:
-        """Have hosts write what they have buffered, then the file server itself (Y1, Y2).
+    def sync(self, wait: bool | Wait = True, cred: Cred | None = None) -> None:
+        """Have everything written that is buffered anywhere, the file server itself last (Y1, Y2).
 
-        Not inside an operation.
+        `wait` False stands for `Wait.NOWAIT`. Not inside an operation, unless it is `Wait.LAZY`.
         """
+        if not isinstance(wait, Wait):
+            wait = Wait.WAIT if wait else Wait.NOWAIT
         self.fstrans.start()
         try:
-            self.check_running()
-            first: OSError | None = None
-            for attachment in list(self._attachments):
-                try:
-                    attachment.flush()
-                except OSError as exc:
-                    first = first or exc
-            operation = self.ops.get("sync")
-            if operation is not None:
-                self.call(operation, wait, cred or Cred.current())
-            if first is not None:
-                raise first
+            sync(self, wait, cred or Cred.current())
         finally:
             self.fstrans.done()
+
+    def flush_hosts(self) -> None:
+        """Have hosts write what they have buffered: all of them, then the first error is raised."""
+        first: OSError | None = None
+        for attachment in list(self._attachments):
+            try:
+                attachment.flush()
+            except OSError as exc:
+                first = first or exc
+        if first is not None:
+            raise first
 
     def suspend(self, seconds: float = SECONDS) -> None:
         """Suspend the mount: no operation is under way and none starts, until `resume`.
@@ -525,6 +577,44 @@ class Mount(Flushing):
             raise
         except BaseException:  # sys.exit() there is a mistake as any other
             logger.exception("%s failed in the file server", name)
+
+    def post(self, name: str, *args: Any) -> None:
+        """The same from any thread: it is sent where the operations run, and not waited for."""
+        if self._attachments:
+            self._attachments[0].post(partial(self.tell, name, *args))
+        else:
+            self.tell(name, *args)
+
+    def aside(self, function: Callable[[], None]) -> None:
+        """Run what nobody waits for, where messages are plain calls.
+
+        That is at once, unless operations may wait (`async def`): then on a thread of its own, so
+        that it may be asked for on the very thread that finishes operations. See `settle`.
+        """
+        if not self.server.asynchronous:
+            function()
+            return
+        with self._settled:
+            self._aside += 1
+
+        def run() -> None:
+            try:
+                function()
+            finally:
+                with self._settled:
+                    self._aside -= 1
+                    self._settled.notify_all()
+
+        threading.Thread(target=run, name="puffs-aside", daemon=True).start()
+
+    def settle(self, seconds: float | None = None) -> None:
+        """Wait until what was put `aside` has been done. Not inside an operation.
+
+        Raises `OSError`: ETIMEDOUT when that takes longer than `seconds`.
+        """
+        with self._settled:
+            if not self._settled.wait_for(lambda: not self._aside, seconds):
+                raise OSError(errno.ETIMEDOUT, "what nobody waits for does not end")
 
     async def tell_and_wait(self, name: str, *args: Any) -> None:
         """The same for an attachment with an event loop, which waits until it has been done."""

@@ -10,6 +10,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from puffs.kernel.fstrans import State
+from puffs.kernel.sync import Wait, pageflush
+from puffs.server.cred import FSCRED
 from puffs.server.types import Suspend
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def _suspend(mount: "Mount", deadline: float) -> None:
     mount.fstrans.setstate(State.SUSPENDING, deadline)  # D1: an error, and nobody is told
     try:
         _tell(mount, Suspend.START)  # D2
+        pageflush(mount, FSCRED, Wait.NOWAIT, suspending=True)
+        mount.settle(max(0.0, deadline - monotonic()))
         for attachment in mount.attachments:
             attachment.suspend(deadline)
         mount.fstrans.setstate(State.SUSPENDED)  # D3

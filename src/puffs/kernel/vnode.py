@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator
 from errno import EEXIST, ENXIO, ESTALE
 from itertools import count
 from os import strerror
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie
+
+if TYPE_CHECKING:
+    from puffs.kernel.pages import Pages
 
 ROOT_ID = 1
 """The node id of the root, on every host (fuse(4))."""
@@ -48,6 +51,7 @@ class Vnode:
         "name",
         "nodeid",
         "opens",
+        "pages",
         "parent",
         "type",
     )
@@ -61,6 +65,8 @@ class Vnode:
         self.lookups = 0
         self.holds = 0
         self.opens = 0
+        # What is cached of an open file, for attachments that work by call.
+        self.pages: Pages | None = None
         # Where a host saw it last, for people and for "..": a name may have been moved since.
         self.parent: Vnode | None = None
         self.name = ""

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from puffs.attach.fuse.abi import MESSAGES, Opcode
 from puffs.attach.fuse.channel import Handler
 from puffs.attach.fuse.handlers import Handlers, Serving, attrs, control, data, dirs, locks, names
-from puffs.kernel.args import KFLAG_NOCACHE_PAGE
+from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
 
 ENOSYS = errno.ENOSYS
@@ -102,7 +102,7 @@ def _open_is_ours(mount: Mount) -> bool:
     """Opens must come to us: to count them, to have nothing cached, or to refuse writing where
     nothing can be written (statement 2.6).
     """
-    uncached = bool(mount.args.flags & KFLAG_NOCACHE_PAGE)
+    uncached = bool(mount.args.flags & KernelFlag.NOCACHE_PAGE)
     return mount.tracks_opens or uncached or not (mount.read_only or "write" in mount.ops)
 
 

@@ -22,7 +22,7 @@ from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.init import Negotiated
 from puffs.attach.fuse.replies import Replies
 from puffs.attach.fuse.writers import Writers
-from puffs.kernel.args import KFLAG_NOCACHE_NAME
+from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
 from puffs.server.stepping import Stepper
 
@@ -112,7 +112,7 @@ class Reader:
         self.held: dict[int, bytes] = {}
         """Requests that are held back, by their unique ids."""
         self._handlers: list[Handler] = []
-        names_last = not mount.args.flags & KFLAG_NOCACHE_NAME
+        names_last = not mount.args.flags & KernelFlag.NOCACHE_NAME
         self._negative = names_last and mount.server.negative_ttl > 0
         self._flow: Flow = DirectFlow()
         if stepper is not None:

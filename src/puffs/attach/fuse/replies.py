@@ -27,7 +27,7 @@ from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, OpenFiles, unwrap
 from puffs.attach.fuse.flow import Flow
 from puffs.kernel import police
-from puffs.kernel.args import KFLAG_NOCACHE_NAME, KFLAG_NOCACHE_PAGE
+from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import NOWHERE, Vnode
 from puffs.server.attr import WIRE_SIZE, Attr
@@ -131,8 +131,8 @@ class Replies:
         self._flow = flow
         self._tracked = mount.tracks_opens
         asked = mount.args.flags
-        self._names_last = not asked & KFLAG_NOCACHE_NAME
-        self.open_flags = uncached_open_flags if asked & KFLAG_NOCACHE_PAGE else open_flags
+        self._names_last = not asked & KernelFlag.NOCACHE_NAME
+        self.open_flags = uncached_open_flags if asked & KernelFlag.NOCACHE_PAGE else open_flags
         self.lifetimes = self._lifetimes(server.name_ttl, server.attr_ttl)
         self._build_plain()
         self._build_attr()

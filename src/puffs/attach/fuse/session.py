@@ -63,6 +63,8 @@ class Session:
     has been answered and the mount can be used.
     """
 
+    by_call = False
+
     def __init__(
         self,
         mount: Mount,
@@ -314,6 +316,11 @@ class Session:
         if run in self._calls and not self._has_ended() and self.withdraw(run):
             raise OSError(errno.EBUSY, f"{self.mountpoint} leads to this mount no more")
         return future.result()
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have `function` run on the thread that serves, and do not wait for it."""
+        self.soon(function)
+        self.wake()
 
     def observe(self, observer: Observer | None) -> None:
         """Have `observer` watch all requests from now on, in place of whoever does; None: nobody.

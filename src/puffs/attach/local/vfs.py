@@ -19,7 +19,8 @@ from puffs.attach.local.file import LocalFile
 from puffs.attach.local.namei import DOTS, Path, Place, text_of
 from puffs.attach.local.names import NameCalls
 from puffs.attach.local.scan import ScanDir
-from puffs.kernel.mount import Mount, Servable
+from puffs.kernel.args import KernelFlag
+from puffs.kernel.mount import Mount, Servable, args_for
 from puffs.kernel.vnops import Found, OpenFile, error
 from puffs.server.attr import Attr
 from puffs.server.cred import Cred
@@ -33,7 +34,10 @@ _WANTS: Final = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK 
 
 
 def local(
-    fs: Servable | Callable[[], Servable] | Mount, *, cred: Cred | None = None
+    fs: Servable | Callable[[], Servable] | Mount,
+    *,
+    cred: Cred | None = None,
+    cache: bool = False,
 ) -> "LocalFileSystem":
     """Use a file system in this process, with nothing mounted.
 
@@ -43,12 +47,21 @@ def local(
     `fs` is a file server, what makes one when called, or a `Mount` that is to be used beside what
     it is mounted on. `cred` is who uses it: None stands for the credentials of this process.
     Raises what the file server's `mount` raises.
+
+    With `cache`, regular files are read and written through the page cache of the kernel half: the
+    file server gets what was written when a multiple of 64 KiB is crossed, and when a file is
+    closed or synced, which is also where errors of writing are raised. It is for file servers that
+    are slow, or that are to be tried with a cache above them. Files that change by themselves, and
+    files that a file server shows under several cookies, may show what they were.
     """
     if isinstance(fs, Mount):
+        if cache and not fs.pages.allowed:
+            raise ValueError("cache: this mount was made without one")
         return LocalFileSystem(fs, cred, owner=False)
     make = isinstance(fs, type) or not hasattr(fs, "operations")
     server = cast(Callable[[], Servable], fs)() if make else cast(Servable, fs)
-    return LocalFileSystem(Mount(server), cred, owner=True)
+    flags = 0 if cache else KernelFlag.NOCACHE_PAGE
+    return LocalFileSystem(Mount(server, args_for(server, flags)), cred, owner=True)
 
 
 class LocalFileSystem(NameCalls):
