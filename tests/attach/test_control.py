@@ -140,6 +140,25 @@ def test_a_trace_streams_until_the_end(kernel: FakeKernel) -> None:
             ending.join()
 
 
+def test_operations_that_come_with_the_answer_are_not_lost(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(directory / NAME))
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b'{"ok": true, "result": null}\n{"operation": "read"}\n')
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        with asking.trace(MOUNT, [], PATIENCE) as events:
+            assert list(events) == [{"operation": "read"}]
+        serving.join()
+
+
 @contextmanager
 def controlled_again(kernel: FakeKernel) -> Iterator[Callable[[], None]]:
     """Another control in place of the first, and what ends it."""

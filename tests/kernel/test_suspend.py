@@ -189,8 +189,16 @@ def test_another_command_is_refused(command: int) -> None:
 
 @pytest.mark.statement("D8")
 def test_the_codes_are_those_of_the_reference() -> None:
-    codes = [puffs.Suspend(code).name for code in range(4)]
-    assert codes == ["START", "SUSPENDED", "RESUME", "ERROR"]
+    server = Little()
+    mount, host = mounted(server)
+    with mount.suspended():
+        pass
+    host.flush_fails = OSError(EIO, "no")
+    with fails(EIO):
+        mount.suspend()
+    START, SUSPENDED, RESUME, ERROR = range(4)
+    codes = [int(status) for _, status in server.asked("suspend")]
+    assert codes == [START, SUSPENDED, RESUME, START, ERROR]
 
 
 def test_a_server_that_fails_when_told_is_suspended_all_the_same(

@@ -48,7 +48,7 @@ def ask(found: MountInfo, command: str, seconds: float = SECONDS, **arguments: o
         NoControl: nobody answers within `seconds`: ENOENT for no socket, ETIMEDOUT.
         OSError: what the server answers; `Refused` if it is the file server that does not agree.
     """
-    with _asked(found, command, seconds, arguments) as (result, _):
+    with _asked(found, command, seconds, arguments) as (result, *_):
         return result
 
 
@@ -61,15 +61,16 @@ def trace(found: MountInfo, only: list[str], idle: float) -> Iterator[Iterator[d
         only: the operations that are wanted; empty for all.
         idle: after so many seconds without any, an empty mapping comes.
     """
-    with _asked(found, "trace", SECONDS, {"only": only}) as (_, connection):
+    with _asked(found, "trace", SECONDS, {"only": only}) as (_, lines, connection):
         connection.settimeout(idle)
-        yield _lines(connection)
+        yield lines
 
 
 @contextmanager
 def _asked(
     found: MountInfo, command: str, seconds: float, arguments: dict[str, object]
-) -> Iterator[tuple[Any, socket.socket]]:
+) -> Iterator[tuple[Any, Iterator[dict[str, Any]], socket.socket]]:
+    """The result of a command, and the lines that follow it on the connection."""
     with _connected(found, seconds) as connection:
         asked = {"puffs": VERSION, "command": command, **arguments}
         try:
@@ -77,7 +78,8 @@ def _asked(
                 connection.sendall(json.dumps(asked).encode() + b"\n")
             except BrokenPipeError:
                 pass  # refused unheard: why is still to be read
-            answer = next(_lines(connection), None)
+            lines = _lines(connection)
+            answer = next(lines, None)
         except ConnectionResetError:
             answer = None
         if answer == {}:
@@ -87,7 +89,7 @@ def _asked(
         if not answer.get("ok"):
             kind = Refused if answer.get("refused") else OSError
             raise kind(answer.get("errno", errno.EIO), str(answer.get("error")))
-        yield answer.get("result"), connection
+        yield answer.get("result"), lines, connection
 
 
 @contextmanager

@@ -128,7 +128,7 @@ class Reader:
         or as one whose every handler first rebuilds it.
         """
         self._observer = observer
-        self._rebuild_soon()
+        self.rebuild_soon()
 
     def hold(self, phase: Phase, writers: Writers, most: int) -> None:
         """Put a gate in front of the table, or one of another phase: see `Gate`.
@@ -145,7 +145,7 @@ class Reader:
         """
         if self._gate is not None:
             self._gate = None
-            self._rebuild_soon()
+            self.rebuild_soon()
 
     @property
     def gated(self) -> bool:
@@ -175,7 +175,11 @@ class Reader:
 
             Reader._loop(self, _ONE, again)
 
-    def _rebuild_soon(self) -> None:
+    def rebuild_soon(self) -> None:
+        """Make the table anew at the next request, and serve first what is held back no more.
+
+        From any thread.
+        """
         self._handlers[:] = [self._rebuild_and_serve] * len(self._handlers)
 
     def _rebuild_and_serve(self, unique: int, nodeid: int, length: int) -> None:

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from stat import S_IFDIR, S_IFREG
 from time import monotonic
@@ -107,9 +108,11 @@ class Suspension:
 
     def _wake_until_served(self, readers: list[Reader]) -> None:
         """Each serves what it has held at its next request: see to it that one comes to each."""
-        while any(reader.held and not reader.gated for reader in readers):
+        while left := [reader for reader in readers if reader.held and not reader.gated]:
             if self._session.ended.is_set():
                 return
+            for reader in left:
+                reader.rebuild_soon()
             self._session.wake_by(self._session.mountpoint).join()
             self._session.ended.wait(_PAUSE_SECONDS)
 
@@ -149,7 +152,7 @@ class Suspension:
         while True:
             readers = session.readers
             meeting = _Meeting(len(readers))
-            calls = [meeting.invitation() for _ in readers]
+            calls = [partial(meeting.attend) for _ in readers]  # one for each, to be withdrawn
             wakes = []
             try:
                 for call in calls:
@@ -176,10 +179,6 @@ class _Meeting:
         self.missing = size
         self._came = threading.Semaphore(0)
 
-    def invitation(self) -> "_Invitation":
-        """What one reader is to call."""
-        return _Invitation(self)
-
     def attend(self) -> None:
         """Come, and stay."""
         self._came.release()
@@ -191,16 +190,6 @@ class _Meeting:
         while self.missing and self._came.acquire(timeout=max(0.0, end - monotonic())):
             self.missing -= 1
         return not self.missing
-
-
-class _Invitation:
-    """One of its own for each reader, so that it can be withdrawn."""
-
-    def __init__(self, meeting: _Meeting) -> None:
-        self._meeting = meeting
-
-    def __call__(self) -> None:
-        self._meeting.attend()
 
 
 def _hold(readers: list[Reader], phase: Phase, writers: Writers) -> None:
