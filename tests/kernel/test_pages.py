@@ -74,7 +74,6 @@ def test_who_only_reads_is_not_told_that_a_time_cannot_be_set() -> None:
     assert len(server.asked("setattr")) == 1
 
 
-@pytest.mark.statement("6.3")
 def test_a_file_that_looks_empty_is_asked_for_all_the_same() -> None:
     server = Little()
     vnops = cached(server)
@@ -85,7 +84,6 @@ def test_a_file_that_looks_empty_is_asked_for_all_the_same() -> None:
     assert vnops.read(file, 14, 100) == b""
 
 
-@pytest.mark.statement("6.3")
 def test_at_the_known_end_the_file_server_is_asked() -> None:
     server = Little()
     vnops = cached(server)
@@ -230,7 +228,6 @@ def test_a_mount_without_page_cache() -> None:
 
 
 @pytest.mark.statement("N13")
-@pytest.mark.statement("6.3")
 def test_offsets_that_no_file_has() -> None:
     server = Little()
     vnops = cached(server)
@@ -396,7 +393,6 @@ def test_a_long_read_does_not_keep_all() -> None:
 # ------------------------------------------------------------------------------------------ threads
 
 
-@pytest.mark.statement("6.3")
 @pytest.mark.statement("N16")
 def test_threads_write_one_file_and_nothing_is_lost() -> None:
     server = Little()
@@ -430,7 +426,6 @@ def test_threads_write_one_file_and_nothing_is_lost() -> None:
     assert lines == [f"{number:02} {turn:05}" for turn in range(200) for number in range(4)]
 
 
-@pytest.mark.statement("6.3")
 def test_a_truncation_waits_for_a_read_that_is_under_way() -> None:
     server = Little()
     vnops = cached(server)

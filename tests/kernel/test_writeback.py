@@ -221,7 +221,6 @@ def test_what_is_noted_counts_more_than_what_the_file_server_says() -> None:
 
 
 @pytest.mark.statement("N9")
-@pytest.mark.statement("6.3")
 def test_fsync_sends_times_then_pages_then_itself() -> None:
     server, clock = Little(), Clock()
     vnops = cached(server, clock=clock)
@@ -300,7 +299,6 @@ def test_a_link_changes_a_file() -> None:
     vnops.close(file)
 
 
-@pytest.mark.statement("6.3")
 def test_a_change_of_size_is_sent_alone_and_after_what_was_written() -> None:
     server = Little()
     vnops = cached(server)
@@ -314,7 +312,6 @@ def test_a_change_of_size_is_sent_alone_and_after_what_was_written() -> None:
     assert vnops.read(file, 0, 100) == b"0123"
 
 
-@pytest.mark.statement("6.3")
 def test_what_was_cut_off_does_not_come_back() -> None:
     server = Little()
     vnops = cached(server)

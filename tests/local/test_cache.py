@@ -91,7 +91,6 @@ def test_a_dirty_file_that_nobody_holds_any_more_is_written() -> None:
 
 
 @pytest.mark.statement("N13")
-@pytest.mark.statement("6.3")
 def test_what_is_appended_goes_behind_what_the_file_server_has() -> None:
     server = Little()
     with puffs.local(server, cache=True) as vfs:
