@@ -331,8 +331,8 @@ def _mount(names: Names, method: Method | None) -> Method:
 
 
 def _mounted(names: Names, method: Method) -> Method:
-    def mounted(mount: Any) -> None:
-        method(PathMount(mount, names.at_path))
+    def mounted(mount: Any) -> Any:
+        return method(PathMount(mount, names.at_path))
 
     return mounted
 
