@@ -279,7 +279,8 @@ def test_a_signal_ends_who_waits_only_if_it_is_to_end_him(serve: Serve) -> None:
     assert alarmed.communicate()[0].split() == ["alarm", "made"]
 
 
-def test_what_does_not_end_is_given_up_and_all_goes_on(serve: Serve) -> None:
+@pytest.mark.parametrize("how", ["", "threads=3"])
+def test_what_does_not_end_is_given_up_and_all_goes_on(serve: Serve, how: str) -> None:
     class Stuck(Told):
         def read(self, node: Node, offset: int, size: int, file: object) -> puffs.Buffer:
             data = super().read(node, offset, size, file)
@@ -287,17 +288,18 @@ def test_what_does_not_end_is_given_up_and_all_goes_on(serve: Serve) -> None:
             return data
 
     leave = multiprocessing.get_context("fork").Event()
-    served = serve(Stuck, "threads=3")
+    served = serve(Stuck, how)
     (served.path / "f").write_text("text")
     reader = python("print(open(__import__('sys').argv[1]).read())", served.path / "f")
     while served.notes("read") == []:
         pass
     with fails(ETIMEDOUT):
         served.child.suspend(0.5)
-    assert served.notes("suspend") == [("suspend", "START"), ("suspend", "ERROR")]
-    os.mkdir(served.path / "meanwhile")
     leave.set()
     assert reader.communicate()[0] == "text\n"
+    served.round_trips(
+        lambda: served.notes("suspend") == [("suspend", "START"), ("suspend", "ERROR")]
+    )
     with served.child.suspended():
         assert status(served.path)["state"] == "suspended"
 

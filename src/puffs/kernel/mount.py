@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from functools import partial
 from inspect import iscoroutine
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -578,12 +577,22 @@ class Mount(Flushing):
         except BaseException:  # sys.exit() there is a mistake as any other
             logger.exception("%s failed in the file server", name)
 
-    def post(self, name: str, *args: Any) -> None:
-        """The same from any thread: it is sent where the operations run, and not waited for."""
-        if self._attachments:
-            self._attachments[0].post(partial(self.tell, name, *args))
-        else:
+    def post(self, name: str, *args: Any) -> threading.Event:
+        """The same from any thread: it is sent where the operations run, and not waited for.
+
+        The result is set when the file server has heard it.
+        """
+        heard = threading.Event()
+
+        def send() -> None:
             self.tell(name, *args)
+            heard.set()
+
+        if self._attachments:
+            self._attachments[0].post(send)
+        else:
+            send()
+        return heard
 
     def aside(self, function: Callable[[], None]) -> None:
         """Run what nobody waits for, where messages are plain calls.

@@ -47,14 +47,14 @@ def _suspend(mount: "Mount", deadline: float) -> None:
     mount.check_running()
     mount.fstrans.setstate(State.SUSPENDING, deadline)  # D1: an error, and nobody is told
     try:
-        _tell(mount, Suspend.START)  # D2
+        _announce(mount, Suspend.START, deadline)  # D2
         pageflush(mount, FSCRED, Wait.NOWAIT, suspending=True)
         mount.settle(max(0.0, deadline - monotonic()))
         for attachment in mount.attachments:
             attachment.suspend(deadline)
         mount.fstrans.setstate(State.SUSPENDED)  # D3
     except BaseException:  # D4
-        _let_go(mount, Suspend.ERROR)
+        _give_up(mount)
         raise
     _tell(mount, Suspend.SUSPENDED)  # D5
 
@@ -62,19 +62,32 @@ def _suspend(mount: "Mount", deadline: float) -> None:
 def _resume(mount: "Mount") -> None:
     if mount.fstrans.state is not State.SUSPENDED:  # D6, improved: nobody asked
         raise OSError(errno.EINVAL, f"{mount.name} is not suspended")
-    _let_go(mount, Suspend.RESUME)
+    _tell(mount, Suspend.RESUME)  # who waits comes after it
+    _let_go(mount)
 
 
-def _let_go(mount: "Mount", status: Suspend) -> None:
-    """Tell the file server, then let go on who waits: he comes after the notification."""
-    _tell(mount, status)
+def _give_up(mount: "Mount") -> None:
+    try:
+        mount.post("suspend", Suspend.ERROR)  # not waited for: what does not end is in its way
+    except OSError as exc:
+        logger.debug("%s cannot be told of the error: %s", mount.name, exc)  # it has gone
+    _let_go(mount)
+
+
+def _let_go(mount: "Mount") -> None:
     for attachment in mount.attachments:
         attachment.resume()
     mount.fstrans.setstate(State.NORMAL)
 
 
+def _announce(mount: "Mount", status: Suspend, deadline: float) -> None:
+    """Notify the file server, which may be busy. ETIMEDOUT when it has not heard by `deadline`."""
+    if not mount.post("suspend", status).wait(max(0.0, deadline - monotonic())):
+        raise OSError(errno.ETIMEDOUT, "an operation that is under way does not end")
+
+
 def _tell(mount: "Mount", status: Suspend) -> None:
-    """Notify the file server, where its operations run. A failure there is its own affair."""
+    """Notify the file server, which is idle. A failure there is its own affair."""
     operation = mount.ops.get("suspend")
     if operation is None:
         return
