@@ -270,6 +270,8 @@ class FakeHost:
         if self.flush_fails is not None:
             raise self.flush_fails
 
+    def check_outside(self) -> None: ...
+
     def suspend(self, deadline: float) -> None:
         self.log.append(("suspend",))
         if self.flush_fails is not None:

@@ -98,6 +98,10 @@ class Attachment(Protocol):
         """Have the host write what it has buffered, so that the file server sees it."""
         ...
 
+    def check_outside(self) -> None:
+        """EDEADLK on a thread that serves: what waits for that must not be done there."""
+        ...
+
     def suspend(self, deadline: float) -> None:
         """Have the host write what it has buffered, then let it begin no operation, and none be
         under way.

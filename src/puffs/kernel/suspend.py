@@ -45,6 +45,8 @@ def suspendctl(mount: "Mount", command: int, seconds: float = SECONDS) -> None:
 
 def _suspend(mount: "Mount", deadline: float) -> None:
     mount.check_running()
+    for attachment in mount.attachments:
+        attachment.check_outside()
     mount.fstrans.setstate(State.SUSPENDING, deadline)  # D1: an error, and nobody is told
     try:
         _announce(mount, Suspend.START, deadline)  # D2

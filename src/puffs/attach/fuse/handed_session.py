@@ -142,7 +142,7 @@ class HandedSession(Session):
 
     def detach(self, force: bool) -> None:
         """End the session; with `force` only, since it is not for us to unmount."""
-        self._not_inside()
+        self.check_outside()
         if not force:
             raise OSError(errno.EPERM, f"{self.mountpoint} {_NOT_OURS}")
         if self._farewell() and self._has_ended():

@@ -288,7 +288,7 @@ class Session:
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function` on the thread that serves, and return what it returns."""
-        self._not_inside()
+        self.check_outside()
         future: Future[T] = Future()
 
         def settle(result: Any, error: BaseException | None) -> None:
@@ -349,14 +349,14 @@ class Session:
 
     def flush(self) -> None:
         """Have the kernel write what it has buffered, and wait until that has been served."""
-        self._not_inside()
+        self.check_outside()
         self._suspension.flush(monotonic() + _FLUSH_SECONDS)
 
     def suspend(self, deadline: float) -> None:
         """Have the kernel write what it has buffered, then serve nothing, and have nothing under
         way.
         """
-        self._not_inside()
+        self.check_outside()
         self._suspension.suspend(deadline)
 
     def resume(self) -> None:
@@ -377,7 +377,7 @@ class Session:
 
         With `force` a busy mount is taken away too, and who has files open there gets errors.
         """
-        self._not_inside()
+        self.check_outside()
         if not self._is_on_top():
             self._detach_hidden(force)
             return
@@ -450,7 +450,8 @@ class Session:
         finally:
             os.close(root)
 
-    def _not_inside(self) -> None:
+    def check_outside(self) -> None:
+        """EDEADLK on a thread that serves."""
         if threading.get_ident() in self._threads:
             raise OSError(
                 errno.EDEADLK, "this cannot be done inside an operation of the file server"

@@ -149,6 +149,9 @@ class LocalHost:
     def flush(self) -> None:
         """Nothing is buffered on this side; the buffers of file objects are their users'."""
 
+    def check_outside(self) -> None:
+        """The transactions see to that (`Mount.fstrans`)."""
+
     def suspend(self, deadline: float) -> None:
         """The operations of this host are transactions (`Mount.fstrans`): there is none left."""
 
