@@ -52,6 +52,18 @@ def test_the_file_server_is_told_of_its_beginning_and_end(server: Little) -> Non
     assert len(server.asked("unmounted")) == 1
 
 
+def test_the_file_server_is_told_of_its_mount() -> None:
+    told: list[puffs.Mount] = []
+
+    class Told(Little):
+        def mounted(self, mount: puffs.Mount) -> None:
+            told.append(mount)
+            mount.invalidate_names().result(0)  # nothing is cached: done at once
+
+    with puffs.local(Told()) as vfs, puffs.local(vfs.mount):
+        assert told == [vfs.mount]
+
+
 def test_a_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     with puffs.local(MemFS) as vfs:
         vfs.write_text("/a", "text")
