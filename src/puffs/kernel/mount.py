@@ -18,14 +18,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from inspect import iscoroutine
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from puffs.kernel import police
 from puffs.kernel.args import KernelFlag, MountArgs
+from puffs.kernel.attachment import Attachment as Attachment
+from puffs.kernel.attachment import Servable as Servable
+from puffs.kernel.attachment import name_of as name_of
 from puffs.kernel.cached import CachedPages
 from puffs.kernel.flush import Flushing, HostCache
 from puffs.kernel.fstrans import Fstrans, State
+from puffs.kernel.messages import Messages
 from puffs.kernel.pages import PageCache
 from puffs.kernel.sizes import NOTHING, Sizes
 from puffs.kernel.suspend import (
@@ -40,8 +43,7 @@ from puffs.kernel.sync import Wait, pageflush, sync
 from puffs.kernel.vnode import Vnode, VnodeTable
 from puffs.server.attr import Attr, StatVfs
 from puffs.server.cred import FSCRED, Cred
-from puffs.server.errors import ProtocolFault, errno_of
-from puffs.server.operations import CHANGING, OPERATIONS, REQUIRED, Operations
+from puffs.server.operations import CHANGING, OPERATIONS, REQUIRED
 from puffs.server.stepping import finish
 
 logger = logging.getLogger("puffs")
@@ -62,93 +64,6 @@ class Refused(OSError):
     """The file server does not agree to be unmounted: its errno and its words."""
 
 
-class Attachment(Protocol):
-    """What connects a host to a mount.
-
-    It works either by plain calls (`puffs.kernel.vnops`), and so through the page cache of the
-    kernel half, or by messages of a host that has a cache of its own.
-    """
-
-    @property
-    def by_call(self) -> bool:
-        """Whether it works by plain calls."""
-        ...
-
-    @property
-    def cache(self) -> HostCache:
-        """What the host has cached of the mount."""
-        ...
-
-    def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Run `function` on a thread that serves, and return what it returns.
-
-        From other threads only.
-        """
-        ...
-
-    def post(self, function: Callable[[], None]) -> None:
-        """Have `function` run on a thread that serves, and do not wait for it. From any thread."""
-        ...
-
-    def busy(self) -> bool:
-        """Whether files are open, as far as that can be told without trying."""
-        ...
-
-    def flush(self) -> None:
-        """Have the host write what it has buffered, so that the file server sees it."""
-        ...
-
-    def check_outside(self) -> None:
-        """EDEADLK on a thread that serves: what waits for that must not be done there."""
-        ...
-
-    def suspend(self, deadline: float) -> None:
-        """Have the host write what it has buffered, then let it begin no operation, and none be
-        under way.
-
-        `deadline`, on the monotonic clock: ETIMEDOUT after it. Afterwards, and also if it failed,
-        `resume` is called.
-        """
-        ...
-
-    def resume(self) -> None:
-        """Let the host go on: what was held back is served. Nothing to do where nothing was."""
-        ...
-
-    def holds(self, path: str) -> bool:
-        """Whether a path of the host leads into what is attached."""
-        ...
-
-    def detach(self, force: bool) -> None:
-        """Take the file system from the host; EBUSY when it is in use and `force` is not set."""
-        ...
-
-
-class Servable(Protocol):
-    """What a file server is to the kernel half: its operations, lifetimes, name and handles."""
-
-    name_ttl: ClassVar[float]
-    attr_ttl: ClassVar[float]
-    negative_ttl: ClassVar[float]
-    name: ClassVar[str]
-    fhsize: ClassVar[int]
-    fhflags: ClassVar[int]
-
-    @property
-    def asynchronous(self) -> bool:
-        """Whether an operation may be `async def`."""
-        ...
-
-    def operations(self) -> Operations:
-        """The operations that it implements, bound, by name."""
-        ...
-
-
-def name_of(server: Servable) -> str:
-    """What a file server is called: by itself, or by its class."""
-    return server.name or type(server).__name__.lower()
-
-
 def args_for(server: Servable, flags: int = 0) -> MountArgs:
     """What a mounting of `server` asks for: its name, its file handles as it has them, and `flags`
     of `KernelFlag`.
@@ -156,7 +71,7 @@ def args_for(server: Servable, flags: int = 0) -> MountArgs:
     return MountArgs(name_of(server), flags=flags, fhsize=server.fhsize, fhflags=server.fhflags)
 
 
-class Mount(Flushing):
+class Mount(Messages, Flushing):
     """The kernel half of one mount.
 
     Building it checks the arguments and calls the file server's `mount`, whose error is the
@@ -175,8 +90,7 @@ class Mount(Flushing):
         finish: Callable[[Any], Any] = finish,
     ) -> None:
         self.status = Status.BEFOREINIT
-        self.server = server
-        self.name = name_of(server)
+        super().__init__(server, name_of(server), dict(server.operations()), finish)
         self.args = (args or args_for(server)).checked()
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
@@ -184,8 +98,6 @@ class Mount(Flushing):
         """Names this mount, and no other (M30)."""
         self.sizes = Sizes(self.fsid)
         self.clock = clock
-        self.finish = finish
-        self.ops = dict(server.operations())
         unknown = self.ops.keys() - OPERATIONS.keys()
         missing = [name for name in REQUIRED if name not in self.ops]
         if unknown or missing:
@@ -207,11 +119,7 @@ class Mount(Flushing):
             sets_times="setattr" in self.ops and not self.args.flags & KernelFlag.NOFLUSH_META,
         )
         self._cached = CachedPages(self.fstrans)
-        self._attachments: list[Attachment] = []
         self._attaching = threading.Lock()
-        self._aside = 0
-        """What was put `aside` and is not done yet."""
-        self._settled = threading.Condition()
         self._unmounting = threading.Lock()
         self._gone = threading.Event()
         cookie = self.finish(self.ops["mount"]())
@@ -290,6 +198,11 @@ class Mount(Flushing):
 
     def _by_call(self) -> bool:
         return all(attachment.by_call for attachment in self._attachments)
+
+    def check_running(self) -> None:
+        """ENXIO unless the file server can be asked."""
+        if self.status is not Status.RUNNING:
+            raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
 
     def start(self) -> None:
         """The host is ready:
@@ -535,108 +448,3 @@ class Mount(Flushing):
             btime_ns=now,
             rdev=rdev,
         )
-
-    # ------------------------------------------------------------------------------------- messages
-
-    def missing(self, name: str) -> int:
-        """What is answered for an operation that the file server does not define: 0 or an errno
-        (statement 2.6).
-        """
-        return OPERATIONS[name].missing
-
-    def errno_of(self, exc: BaseException, operation: str) -> int:
-        """The errno of the caller for what `operation` raised; a protocol fault is logged and told
-        to the file server.
-        """
-        try:
-            if not isinstance(exc, ProtocolFault):
-                return errno_of(exc, operation)
-        except ProtocolFault as fault:
-            exc = fault
-        assert isinstance(exc, ProtocolFault)
-        logger.error("%s: bad reply of the file server: %s", self.name, exc.text)
-        self.tell("error", exc.kind, exc.hint, exc.text, exc.node)
-        return exc.errno or errno.EPROTO
-
-    def check_running(self) -> None:
-        """ENXIO unless the file server can be asked."""
-        if self.status is not Status.RUNNING:
-            raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
-
-    def _faf(self, name: str) -> Callable[..., None] | None:
-        return (lambda *args: self.tell(name, *args)) if name in self.ops else None
-
-    def tell(self, name: str, *args: Any) -> None:
-        """Send a fire-and-forget message, if the file server has that operation.
-
-        Nobody waits for it; a failure is logged and reaches nobody.
-        """
-        operation = self.ops.get(name)
-        if operation is None:
-            return
-        try:
-            self.finish(operation(*args))
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # sys.exit() there is a mistake as any other
-            logger.exception("%s failed in the file server", name)
-
-    def post(self, name: str, *args: Any) -> threading.Event:
-        """The same from any thread: it is sent where the operations run, and not waited for.
-
-        The result is set when the file server has heard it.
-        """
-        heard = threading.Event()
-
-        def send() -> None:
-            self.tell(name, *args)
-            heard.set()
-
-        if self._attachments:
-            self._attachments[0].post(send)
-        else:
-            send()
-        return heard
-
-    def aside(self, function: Callable[[], None]) -> None:
-        """Run what nobody waits for, where messages are plain calls.
-
-        That is at once, unless operations may wait (`async def`): then on a thread of its own, so
-        that it may be asked for on the very thread that finishes operations. See `settle`.
-        """
-        if not self.server.asynchronous:
-            function()
-            return
-        with self._settled:
-            self._aside += 1
-
-        def run() -> None:
-            try:
-                function()
-            finally:
-                with self._settled:
-                    self._aside -= 1
-                    self._settled.notify_all()
-
-        threading.Thread(target=run, name="puffs-aside", daemon=True).start()
-
-    def settle(self, seconds: float | None = None) -> None:
-        """Wait until what was put `aside` has been done. Not inside an operation.
-
-        Raises `OSError`: ETIMEDOUT when that takes longer than `seconds`.
-        """
-        with self._settled:
-            if not self._settled.wait_for(lambda: not self._aside, seconds):
-                raise OSError(errno.ETIMEDOUT, "what nobody waits for does not end")
-
-    async def tell_and_wait(self, name: str, *args: Any) -> None:
-        """The same for an attachment with an event loop, which waits until it has been done."""
-        operation = self.ops.get(name)
-        if operation is None:
-            return
-        try:
-            result = operation(*args)
-            if iscoroutine(result):
-                await result
-        except Exception:
-            logger.exception("%s failed in the file server", name)
