@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from errno import EBUSY, EDEADLK, EINVAL, EIO, ENOSPC, ENXIO, EOPNOTSUPP, ETIMEDOUT
 
 import pytest
@@ -261,11 +262,9 @@ def test_an_operation_waits_until_the_resume() -> None:
     assert [call[0] for call in told(server)] == ["suspend", "getattr"]
 
 
-@pytest.mark.statement("D1")
-def test_what_is_under_way_ends_before_the_server_is_told() -> None:
-    server = Little()
-    mount, _ = mounted(server)
-    vnops = Vnops(mount, CRED)
+@contextmanager
+def under_way(server: Little, mount: Mount) -> Iterator[None]:
+    """A `getattr` that another thread has asked for goes on until the end of this."""
     inside, leave = threading.Event(), threading.Event()
 
     def slow(*_: object) -> puffs.Attr:
@@ -274,14 +273,25 @@ def test_what_is_under_way_ends_before_the_server_is_told() -> None:
         return server.nodes[1].attr
 
     server.says["getattr"] = slow
-    operation = beside(lambda: vnops.getattr(mount.root()))
+    operation = beside(lambda: Vnops(mount, CRED).getattr(mount.root()))
     assert inside.wait(SECONDS)
-    suspending = beside(mount.suspend)
-    suspending.join(0.05)
-    assert server.asked("suspend") == []
-    leave.set()
+    try:
+        yield
+    finally:
+        leave.set()
+        operation.join(SECONDS)
+        del server.says["getattr"]
+
+
+@pytest.mark.statement("D1")
+def test_what_is_under_way_ends_before_the_server_is_told() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    with under_way(server, mount):
+        suspending = beside(mount.suspend)
+        suspending.join(0.05)
+        assert server.asked("suspend") == []
     suspending.join(SECONDS)
-    operation.join(SECONDS)
     assert len(server.asked("suspend")) == 2
 
 
@@ -289,25 +299,12 @@ def test_what_is_under_way_ends_before_the_server_is_told() -> None:
 def test_what_does_not_end_is_not_waited_for_for_ever() -> None:
     server = Little()
     mount, _ = mounted(server)
-    vnops = Vnops(mount, CRED)
-    inside, leave = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> puffs.Attr:
-        inside.set()
-        assert leave.wait(SECONDS)
-        return server.nodes[1].attr
-
-    server.says["getattr"] = slow
-    operation = beside(lambda: vnops.getattr(mount.root()))
-    assert inside.wait(SECONDS)
-    with fails(ETIMEDOUT):
-        mount.suspend(0.01)
-    assert server.asked("suspend") == []
-    assert mount.fstrans.state is State.NORMAL
-    leave.set()
-    operation.join(SECONDS)
-    del server.says["getattr"]
-    vnops.getattr(mount.root())
+    with under_way(server, mount):
+        with fails(ETIMEDOUT):
+            mount.suspend(0.01)
+        assert server.asked("suspend") == []
+        assert mount.fstrans.state is State.NORMAL
+    Vnops(mount, CRED).getattr(mount.root())
 
 
 def test_inside_an_operation_nobody_suspends() -> None:
