@@ -7,7 +7,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-import puffs
+from puffs.attach.local.vfs import local  # here, and not at its first use on a thread there
 from puffs.kernel.mount import Mount
 from tests.fuse.conftest import PATIENCE
 
@@ -64,7 +64,7 @@ class Inside:
             target, method, args, kwargs = self._theirs.recv()
             try:
                 if target not in targets:  # it is attached when it is first used
-                    targets[target] = puffs.local(mount)
+                    targets[target] = local(mount)
                 what = targets[target]
                 if callable(method):
                     result = method(what, *args, **kwargs)
