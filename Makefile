@@ -53,12 +53,13 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 
 # What some tests need beside Python. Without it they are skipped.
 for_tests = ( $(call apt,command -v fusermount3,fuse3,mounting as an ordinary user) ) || true; \
-	( $(call apt,command -v rsync git tar,rsync git tar,what the tests run on mounts) ) || true
+	( $(call apt,command -v rsync git tar,rsync git tar,what the tests run on mounts) ) || true; \
+	( $(call apt,command -v mkfs.xfs && command -v mkfs.btrfs,xfsprogs btrfs-progs,snapshots of null) ) || true
 
-.PHONY: help demo test test-full lint format bench clean $(VENV) $(BENCH_VENV)
+.PHONY: help demo test test-full statements lint format bench clean $(VENV) $(BENCH_VENV)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-zA-Z.$$()_-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-zA-Z.$$()_-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
 		$(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP)  ## mount a file system written in Python, unpack a real tree into it, verify it
@@ -71,6 +72,9 @@ test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 1
 test-full: $(STAMP)  ## the tests and the slow ones: real programs, stress
 	@$(for_tests)
 	$(PY) -m pytest
+
+statements: $(STAMP)  ## what is proved of the reference, into docs/semantics.md (BREAK=1: and by what)
+	@$(PY) -m tests.statements $(if $(BREAK),--break)
 
 lint: $(STAMP)  ## formatting, lint rules and types
 	$(PY) -m ruff format --check .

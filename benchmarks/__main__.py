@@ -25,16 +25,17 @@ from benchmarks.processes import BenchmarkError, Caller, mounted
 HERE = Path(__file__).parent
 PEER_PYTHON = HERE.parent / ".venv-bench/bin/python"
 FLOOR = "floor"
+PLAIN, ASYNC = "puffs", "puffs-async"  # the same file server, with `def` and with `async def`
 
 SERVERS: dict[str, list[str]] = {
     # name: command, to which the mount point is added
     FLOOR: ["{build}/floor"],
     "bare-python": [sys.executable, "-m", "benchmarks.bare"],
-    "puffs": [sys.executable, "-m", "benchmarks.server"],
-    "puffs-async": [sys.executable, "-m", "benchmarks.server", "--async"],
+    PLAIN: [sys.executable, "-m", "benchmarks.server"],
+    ASYNC: [sys.executable, "-m", "benchmarks.server", "--async"],
     "mfusepy": [str(PEER_PYTHON), "-m", "benchmarks.peer_mfusepy"],
 }
-OURS = {FLOOR, "bare-python", "puffs"}  # without one of these there is nothing to compare
+OURS = {FLOOR, "bare-python", PLAIN}  # without one of these there is nothing to compare
 
 OPERATIONS = {
     # name: calls in a burst; a burst of any takes a few milliseconds
@@ -86,21 +87,27 @@ def measure(
 
 
 def table(bursts: list[Burst], servers: list[str], operations: list[str]) -> list[list[str]]:
-    """Return the rows to print: the floor in microseconds, the others as multiples of it."""
+    """Return the rows to print: the floor in microseconds, the others as multiples of it.
+
+    At the end, what `async def` costs: those operations as multiples of the same with `def`.
+    """
     cost = {(b.round, b.server, b.operation): b.ns / b.calls for b in bursts if b.round > 0}
     rounds = sorted({number for number, _, _ in cost})
+
+    def ratio(server: str, other: str, operation: str) -> str:
+        pairs = [(cost[n, server, operation], cost[n, other, operation]) for n in rounds]
+        return f"{median(ours / theirs for ours, theirs in pairs):.2f}"
+
     rows = [["server", *operations]]
     for server in servers:
-        row = [f"{server} (µs)" if server == FLOOR else server]
-        for operation in operations:
-            floors = [cost[number, FLOOR, operation] for number in rounds]
-            if server == FLOOR:
-                row.append(f"{median(floors) / 1000:.1f}")
-            else:
-                costs = [cost[number, server, operation] for number in rounds]
-                ratios = [ours / floor for ours, floor in zip(costs, floors, strict=True)]
-                row.append(f"{median(ratios):.2f}")
-        rows.append(row)
+        if server == FLOOR:
+            floors = [median(cost[n, FLOOR, operation] for n in rounds) for operation in operations]
+            rows.append([f"{server} (µs)", *(f"{floor / 1000:.1f}" for floor in floors)])
+        else:
+            rows.append([server, *(ratio(server, FLOOR, operation) for operation in operations)])
+    if {PLAIN, ASYNC} <= set(servers):
+        pairs = (ratio(ASYNC, PLAIN, operation) for operation in operations)
+        rows.append(["async def / def", *pairs])
     return rows
 
 

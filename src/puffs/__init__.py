@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from puffs.attach.serve import mount as mount
     from puffs.attach.serve import run as run
     from puffs.attach.serve import session as session
+    from puffs.kernel.args import KernelFlag as KernelFlag
     from puffs.kernel.args import MountArgs as MountArgs
     from puffs.kernel.mount import Mount as Mount
     from puffs.kernel.mount import Status as Status
     from puffs.kernel.notice import Notice as Notice
+    from puffs.kernel.sizes import StatVfsError as StatVfsError
+    from puffs.kernel.sync import Wait as Wait
     from puffs.server.access import check_access as check_access
     from puffs.server.access import check_setattr as check_setattr
     from puffs.server.access import check_sticky as check_sticky
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     from puffs.server.path_mount import PathMount as PathMount
     from puffs.server.paths import PathFileSystem as PathFileSystem
     from puffs.server.tree import Tree as Tree
+    from puffs.server.types import FHFLAG_DYNAMIC as FHFLAG_DYNAMIC
+    from puffs.server.types import FHFLAG_NFSV2 as FHFLAG_NFSV2
+    from puffs.server.types import FHFLAG_NFSV3 as FHFLAG_NFSV3
     from puffs.server.types import RENAME_EXCHANGE as RENAME_EXCHANGE
     from puffs.server.types import RENAME_NOREPLACE as RENAME_NOREPLACE
     from puffs.server.types import RENAME_WHITEOUT as RENAME_WHITEOUT
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from puffs.server.types import Entry as Entry
     from puffs.server.types import Lock as Lock
     from puffs.server.types import Open as Open
+    from puffs.server.types import Suspend as Suspend
 
 __version__ = "0.1.0"
 
@@ -50,9 +57,11 @@ _HOME = {
     "puffs.attach.local.vfs": "LocalFileSystem local",
     "puffs.attach.main": "main",
     "puffs.attach.serve": "mount run session",
-    "puffs.kernel.args": "MountArgs",
+    "puffs.kernel.args": "KernelFlag MountArgs",
     "puffs.kernel.mount": "Mount Status",
     "puffs.kernel.notice": "Notice",
+    "puffs.kernel.sizes": "StatVfsError",
+    "puffs.kernel.sync": "Wait",
     "puffs.server.access": "check_access check_setattr check_sticky inherit",
     "puffs.server.attr": "Attr Changes StatVfs",
     "puffs.server.cred": "Cred caller",
@@ -61,7 +70,8 @@ _HOME = {
     "puffs.server.paths": "PathFileSystem",
     "puffs.server.tree": "Tree",
     "puffs.server.types": (
-        "Buffer Cookie DirEntry Entry Lock Open RENAME_EXCHANGE RENAME_NOREPLACE RENAME_WHITEOUT"
+        "Buffer Cookie DirEntry Entry FHFLAG_DYNAMIC FHFLAG_NFSV2 FHFLAG_NFSV3 Lock Open "
+        "RENAME_EXCHANGE RENAME_NOREPLACE RENAME_WHITEOUT Suspend"
     ),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names.split()}

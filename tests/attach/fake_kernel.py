@@ -26,6 +26,7 @@ from puffs.attach.fuse.abi import (
     dirent_size,
 )
 from puffs.attach.fuse.session import Session
+from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Servable
 
 ROOT = 1
@@ -90,7 +91,8 @@ class FakeKernel:
     """A kernel, and the session of a file server that it talks to, on a thread of its own.
 
     `mount` is the kernel half of `server`. A context manager: at the end the connection is closed,
-    and the session must have ended. What its `serve` raised is in `failure`.
+    and the session must have ended. What its `serve` raised is in `failure`. `args` are the mount
+    arguments; they decide on `max_write` where they are given.
     """
 
     def __init__(
@@ -100,9 +102,12 @@ class FakeKernel:
         minor: int = 45,
         flags: int = EVERY_FLAG,
         max_write: int = 65536,
+        args: MountArgs | None = None,
         init: bool = True,
     ) -> None:
-        self.mount = Mount(server)
+        self.mount = Mount(server, args)
+        if args is not None:
+            max_write = self.mount.args.payload
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._ours.settimeout(PATIENCE)
         self.ready = threading.Event()

@@ -5,6 +5,7 @@ socket outlives its server for long.
 import errno
 import json
 import os
+import resource
 import socket
 import stat
 import subprocess
@@ -107,6 +108,20 @@ def test_statistics_on_reset_and_off(kernel: FakeKernel) -> None:
     assert caught.value.errno == errno.EINVAL
 
 
+@pytest.mark.parametrize("destination", [None, 5, "", "relative/x.img"])
+def test_a_snapshot_needs_an_absolute_path(kernel: FakeKernel, destination: object) -> None:
+    with pytest.raises(OSError, match="must be an absolute path") as caught:
+        ask(MOUNT, "snapshot", destination=destination)
+    assert caught.value.errno == errno.EINVAL
+
+
+def test_a_snapshot_needs_a_file_server_that_makes_them(kernel: FakeKernel, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="toy makes no snapshots") as caught:
+        ask(MOUNT, "snapshot", destination=f"{tmp_path}/x.img")
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert not (tmp_path / "x.img").exists()
+
+
 def test_a_trace_streams_until_the_end(kernel: FakeKernel) -> None:
     with asking.trace(MOUNT, [], PATIENCE) as events:
         assert ask(MOUNT, "status")["traces"] == 1
@@ -123,6 +138,25 @@ def test_a_trace_streams_until_the_end(kernel: FakeKernel) -> None:
             ending.start()
             assert [event["operation"] for event in events] == ["getattr"]
             ending.join()
+
+
+def test_operations_that_come_with_the_answer_are_not_lost(directory: Path) -> None:
+    directory.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(directory / NAME))
+        server.listen()
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b'{"ok": true, "result": null}\n{"operation": "read"}\n')
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        with asking.trace(MOUNT, [], PATIENCE) as events:
+            assert list(events) == [{"operation": "read"}]
+        serving.join()
 
 
 @contextmanager
@@ -202,7 +236,7 @@ def test_a_stuck_client_does_not_hold_up_the_end(
         (b'{"command": "status"}\n', '"puffs": 1'),
         (b'{"puffs": 2, "command": "status"}\n', '"puffs": 1'),
         (b'{"puffs": 1}\n', "one of"),
-        (b'{"puffs": 1, "command": "explode"}\n', "one of stats, status"),
+        (b'{"puffs": 1, "command": "explode"}\n', "one of resume, snapshot, stats, status"),
         (b'{"puffs": 1, "command": ["status"]}\n', "one of"),
         (b'{"puffs": 1, "command": "trace", "only": "read"}\n', "list"),
         (b'{"puffs": 1, "command": "trace", "only": [{}]}\n', "no operation"),
@@ -372,3 +406,42 @@ def test_a_server_that_hangs_is_told_from_one_that_has_gone(directory: Path) -> 
         with pytest.raises(NoControl, match="has not answered") as caught:
             ask(MOUNT, "status", 0.05)
         assert caught.value.errno == errno.ETIMEDOUT
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """This process can open nothing meanwhile: all that it may have are the standard streams."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors_clients_wait_until_there_are_some(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with controlled(), socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        with no_descriptor_left():
+            client.connect(str(directory / NAME))
+            client.sendall(b'{"puffs": 1, "command": "status"}\n')
+            wait_until(lambda: "Too many open files" in caplog.text)
+            assert len(caplog.records) == 1
+        assert answer(client)["result"]["state"] == "running"
+    assert len(caplog.records) == 1
+
+
+def test_the_end_does_not_wait_for_descriptors(
+    directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_PAUSE_MIN", 1000.0)
+    with socket.socket(socket.AF_UNIX) as client:
+        with controlled():
+            (accepting,) = [t for t in threading.enumerate() if t.name == "puffs-control"]
+            with no_descriptor_left():
+                client.connect(str(directory / NAME))
+                wait_until(lambda: "Too many open files" in caplog.text)
+        accepting.join(PATIENCE)
+    assert not accepting.is_alive()

@@ -469,6 +469,7 @@ def test_a_mount_point_may_name_a_descriptor(path: str | Path, fd: int | None) -
     assert descriptor_of(path) == fd
 
 
+@pytest.mark.statement("M27")
 def test_what_is_no_connection_is_not_served(tmp_path: Path) -> None:
     with (
         (tmp_path / "x").open("w") as file,

@@ -315,6 +315,7 @@ def test_an_opcode_reaches_its_operation_and_is_answered(stage: Stage, opcode: O
         assert case.gives.items() <= got.items()
 
 
+@pytest.mark.statement("O1", "2.6")
 @EACH
 def test_a_file_server_without_the_operation_gives_an_errno(opcode: Opcode) -> None:
     with FakeKernel(Bare()) as kernel:

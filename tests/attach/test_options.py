@@ -23,7 +23,8 @@ from puffs.attach.fuse.options import (
 )
 
 # As <sys/mount.h> and mount(2) have them.
-RDONLY, NOSUID, NODEV, NOEXEC, SYNCHRONOUS, DIRSYNC, NOATIME = 1, 2, 4, 8, 16, 128, 1024
+RDONLY, NOSUID, NODEV, NOEXEC, SYNCHRONOUS, REMOUNT = 1, 2, 4, 8, 16, 32
+DIRSYNC, NOATIME = 128, 1024
 SAFE = NOSUID | NODEV
 
 
@@ -57,6 +58,9 @@ SAFE = NOSUID | NODEV
         ([r"fsname=a\\,ro"], MountOptions(SAFE | RDONLY, fsname="a\\")),
         ([r"fsname=C:\dir"], MountOptions(fsname=r"C:\dir")),
         (["fsname=key=value"], MountOptions(fsname="key=value")),
+        (["remount,ro"], MountOptions(SAFE | RDONLY | REMOUNT)),
+        (["nonamecache"], MountOptions(namecache=False)),
+        (["nopagecache,nonamecache,pagecache"], MountOptions(namecache=False)),
     ],
 )
 def test_what_is_typed_is_what_is_asked_for(words: list[str], expected: MountOptions) -> None:
@@ -186,6 +190,7 @@ def test_a_source_is_fit_to_be_shown(given_name: str, source: str) -> None:
     assert len(os.fsencode(source_name(given_name))) <= 255
 
 
+@pytest.mark.statement("O2")
 @pytest.mark.parametrize(
     ("subtype", "fstype"),
     [

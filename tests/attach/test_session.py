@@ -72,12 +72,26 @@ class WithIds(Toy):
         return node, 3
 
 
+class Exported(WithIds):
+    def vget(self, ino: int) -> int:
+        return ino
+
+
+class OnlyVget(Toy):
+    """Its numbers are the kernel half's, and mean nothing to it."""
+
+    def vget(self, ino: int) -> int:
+        return ino
+
+
 @pytest.mark.parametrize(
     ("server", "used", "unused"),
     [
         (Toy, abi.FUSE_POSIX_LOCKS | abi.FUSE_FLOCK_LOCKS | abi.FUSE_DO_READDIRPLUS, 0),
         (Toy, abi.FUSE_NO_EXPORT_SUPPORT, abi.FUSE_EXPORT_SUPPORT),
-        (WithIds, abi.FUSE_EXPORT_SUPPORT, abi.FUSE_NO_EXPORT_SUPPORT),
+        (WithIds, 0, abi.FUSE_EXPORT_SUPPORT | abi.FUSE_NO_EXPORT_SUPPORT),
+        (Exported, abi.FUSE_EXPORT_SUPPORT, abi.FUSE_NO_EXPORT_SUPPORT),
+        (OnlyVget, abi.FUSE_NO_EXPORT_SUPPORT, abi.FUSE_EXPORT_SUPPORT),
         (Bare, 0, abi.FUSE_POSIX_LOCKS | abi.FUSE_FLOCK_LOCKS | abi.FUSE_DO_READDIRPLUS),
     ],
 )
@@ -296,6 +310,7 @@ def test_a_name_that_is_not_there_may_be_remembered() -> None:
         assert kernel.ask(Opcode.LOOKUP, ROOT, b"nothing").error == errno.ENOENT
 
 
+@pytest.mark.statement("2.9")
 @pytest.mark.parametrize(
     ("seconds", "wire"),
     [

@@ -62,6 +62,7 @@ class Reduced(MemFS):
         return {name: op for name, op in super().operations().items() if name in self._needs}
 
 
+@pytest.mark.timeout(240)  # mounts once for each check
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("group", sorted({check.group for check in all_checks()}))
 def test_a_check_needs_no_more_than_it_says(group: str, mode: Mode) -> None:

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from puffs.cli.demo_places import Host
-from puffs.cli.demo_tree import TOP, Tree, describe, differences, largest_directory, part, rest
+from puffs.cli.demo_tree import (
+    TOP,
+    Tree,
+    describe,
+    differences,
+    gather,
+    largest_directory,
+    part,
+    rest,
+)
 from tests.cli.commands import PUFFS, SECONDS, mounted, processes
 
 DEMO_SECONDS = 60
@@ -51,6 +60,31 @@ def demo(
 
 def number(text: str) -> int:
     return int(text.replace(",", ""))
+
+
+def test_a_small_standard_library_is_gathered_with_its_links_and_byte_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a Linux distribution ships it."""
+    library, source = tmp_path / "library", tmp_path / "source"
+    (library / "package/__pycache__").mkdir(parents=True)
+    (library / "package/__pycache__/module.pyc").write_bytes(b"code")
+    (library / "package/module.py").write_text("")
+    (library / "dist-packages").mkdir()
+    (library / "sitecustomize.py").symlink_to("/etc/python/sitecustomize.py")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(library))
+    gather(source, lambda: None)
+    found = sorted(str(path.relative_to(source)) for path in source.rglob("*"))
+    assert found == [
+        "links",
+        "links/package",
+        "package",
+        "package/__pycache__",
+        "package/__pycache__/module.pyc",
+        "package/module.py",
+        "sitecustomize.py",
+    ]
+    assert os.readlink(source / "sitecustomize.py") == "/etc/python/sitecustomize.py"
 
 
 @pytest.mark.fuse

@@ -243,6 +243,22 @@ def test_completion(tmp_path: Path) -> None:
         assert session.completions(f"cp host:{tmp_path}/h") == [f"'host:{tmp_path}/hosts file' "]
 
 
+def test_several_lines() -> None:
+    words = ["-c", "mkdir /d", "-c", "write /d/a 1; ls /d", "-c", "exit", "-c", "rm -r /d"]
+    done = puffs_("shell", "mem:", *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\n", "")
+    done = puffs_("shell", "mem:", "-c", "cat /none", "-c", "write /a 1", "-c", "ls")
+    assert (done.returncode, done.stdout) == (1, "a\n")
+
+
+def test_the_status_of_a_script_is_that_of_its_last_failure() -> None:
+    for script, status in (("ls\n", 0), ("cat /none\nls\n", 1), ("nosuch\nexit\n", 127)):
+        done = subprocess.run(
+            [*PUFFS, "shell", "mem:"], input=script.encode(), capture_output=True, timeout=SECONDS
+        )
+        assert done.returncode == status, script
+
+
 def test_lines_from_a_pipe() -> None:
     done = subprocess.run(
         [*PUFFS, "shell", "mem:"],
@@ -251,7 +267,7 @@ def test_lines_from_a_pipe() -> None:
         text=True,
         timeout=SECONDS,
     )
-    assert (done.returncode, done.stdout) == (0, "a\n/\n")
+    assert (done.returncode, done.stdout) == (1, "a\n/\n")
     assert done.stderr == "cat: /none: No such file or directory\n"
 
 

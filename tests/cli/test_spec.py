@@ -1,5 +1,6 @@
 """SPEC: what a command line can name, and what is said when it cannot be found."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -249,6 +250,7 @@ def test_packages_register_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spec_module, "entry_points", entry_points)
     monkeypatch.syspath_prepend(Path.cwd())
     assert given("mine:/srv/a%3Fb:c?count=2") == ("/srv/a?b:c", 2, *DEFAULTS[2:])
+    assert given("mine:/srv/%FF%C3%A4") == (os.fsdecode(b"/srv/\xff\xc3\xa4"), *DEFAULTS[1:])
     assert given("mine:") == DEFAULTS
     with pytest.raises(SpecError, match=re.escape("'minne': did you mean mine:?")):
         parse_spec("minne:")

@@ -5,6 +5,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +36,10 @@ def new_attr(mode: int, cred: puffs.Cred = ROOT, rdev: int = 0) -> puffs.Attr:
 class Box:
     """A `MemFS` and its root. Paths are relative to the root."""
 
-    def __init__(self, size: int | str = 0, files: int | str = 0) -> None:
-        self.fs = MemFS(size=size, files=files)
+    def __init__(
+        self, size: int | str = 0, files: int | str = 0, image: Path | str | None = None
+    ) -> None:
+        self.fs = MemFS(size=size, files=files, image=image)
         self.root = self.fs.mount()
 
     def at(self, path: str) -> tuple[Node, str]:

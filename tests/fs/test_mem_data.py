@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from puffs.fs.extents import CHUNK
-from puffs.fs.mem import COPY_MAX, FILE_MAX
+from puffs.fs.mem import COPY_MAX
+from puffs.fs.nodes import FILE_MAX
 from tests.fs.memory import Box, fails
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16

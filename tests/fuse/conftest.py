@@ -139,12 +139,12 @@ class Notes:
     """A file that a server in another process writes to and a test reads: one note a line."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def add(self, *note: Any) -> None:
         """Write down a tuple of plain values, all at once."""
         line = ascii(note) + "\n"
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, line.encode())
         finally:

@@ -166,6 +166,7 @@ def called(number: int, path: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.statement("2.7c")
 @pytest.mark.parametrize("number", [signal.SIGURG, signal.SIGALRM, signal.SIGCHLD])
 def test_a_signal_that_ends_nothing_interrupts_nothing(
     serve: Serve, number: signal.Signals
@@ -175,6 +176,7 @@ def test_a_signal_that_ends_nothing_interrupts_nothing(
     assert served.notes("cancelled") == []
 
 
+@pytest.mark.statement("2.7c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_fatal_signal_cancels_the_operation(serve: Serve, number: signal.Signals) -> None:
     served = serve(lambda notes: Slow(notes, 30.0))
@@ -275,6 +277,151 @@ def test_data_of_a_write_can_be_kept_while_waiting(mountpoint: Path) -> None:
     assert fs.contents == {f"file-{n}": f"content {n}\n".encode() for n in range(1, 9)}
 
 
+def test_large_data_of_a_write_can_be_kept_while_waiting(mountpoint: Path) -> None:
+    """Operations that are lent the buffer of their request keep it, whatever comes meanwhile."""
+    size = 1 << 20
+
+    class Large(Slow):
+        def __init__(self) -> None:
+            super().__init__()
+            self.contents: dict[str, list[bytes]] = {}
+            self.views: list[memoryview] = []
+
+        async def write(self, node: str, offset: int, data: memoryview, file: object) -> int:  # type: ignore[override]
+            first = bytes(data)
+            if node != NAMES[0]:
+                await asyncio.sleep(0.05)
+            self.views.append(data)
+            self.contents.setdefault(node, []).append(first)
+            self.contents[node].append(bytes(data))
+            return len(data)
+
+    fs = Large()
+    with puffs.mount(fs, mountpoint):
+        command = f"""
+            dd if=/dev/zero of=$0/file-0 bs={size} count=2 conv=notrunc
+            for n in 1 2 3 4; do
+                head -c {size} /dev/zero | tr '\\0' $n |
+                    dd of=$0/file-$n bs={size} iflag=fullblock conv=notrunc &
+            done; wait
+        """
+        subprocess.run(["sh", "-c", command, mountpoint], check=True, stderr=subprocess.DEVNULL)
+    assert {node: len(seen) for node, seen in fs.contents.items()} == {
+        "file-0": 4, "file-1": 2, "file-2": 2, "file-3": 2, "file-4": 2
+    }  # fmt: skip
+    for node, seen in fs.contents.items():
+        letter = node[-1].encode() if node != "file-0" else b"\0"
+        assert [data == letter * size for data in seen] == [True] * len(seen), node
+    for view in fs.views[:2]:  # lent only until the operation returned
+        with pytest.raises(ValueError, match="released"):
+            bytes(view)
+
+
+class Everything(Slow):
+    """All that a request needs more than one of waits; `def` ones tell who calls them."""
+
+    def __init__(self, notes: Notes | None = None) -> None:
+        super().__init__(notes)
+        self.made: dict[str, int] = {}
+
+    async def lookup(self, dir: str, name: str, cred: puffs.Cred) -> str:  # type: ignore[override]
+        await asyncio.sleep(0.01)
+        if name not in self.made:
+            raise FileNotFoundError(errno.ENOENT, name)
+        return name
+
+    async def getattr(self, node: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+        if node == "/":
+            return puffs.Attr(stat.S_IFDIR | 0o777, nlink=2)
+        await asyncio.sleep(0.01)
+        if node.startswith("bad"):
+            raise PermissionError(errno.EACCES, node)
+        return puffs.Attr(stat.S_IFREG | 0o666, size=self.made[node])
+
+    async def create(  # type: ignore[override]
+        self, dir: str, name: str, attr: puffs.Attr, flags: int, cred: puffs.Cred
+    ) -> str:
+        await asyncio.sleep(0.01)
+        self.made[name] = puffs.caller().pid
+        return name
+
+    async def open(self, node: str, flags: int, cred: puffs.Cred) -> puffs.Open:
+        await asyncio.sleep(0.01)
+        assert puffs.caller().pid == self.made[node] or flags & os.O_ACCMODE == os.O_RDONLY
+        return puffs.Open(direct_io=True)
+
+    def close(self, node: str, file: object, flags: int) -> None:
+        self.note("closed", node)
+
+    async def reclaim(self, node: str) -> None:  # type: ignore[override]
+        await asyncio.sleep(0.01)
+        self.note("reclaimed", node)
+
+
+def test_operations_follow_one_another_in_one_request(serve: Serve) -> None:
+    """LOOKUP needs `getattr` after `lookup`, CREATE `open` and `getattr` after `create`."""
+    served = serve(Everything)
+    script = 'set -e; : > "$0/$1"; stat -c %s "$0/$1"; stat -c %n "$0/$1"'
+    callers = [
+        subprocess.Popen(
+            ["sh", "-c", script, served.path, f"file {number}"], stdout=subprocess.PIPE, text=True
+        )
+        for number in range(30)
+    ]
+    for number, process in enumerate(callers):
+        size, name = process.communicate()[0].splitlines()
+        assert name == f"{served.path}/file {number}"
+        assert int(size) == process.pid
+    assert served.log == []
+
+
+def test_an_error_after_waiting_reaches_the_right_caller(serve: Serve) -> None:
+    served = serve(Everything)
+    script = '(: > "$0/$1"); stat -c %n "$0/$1"'
+    names = [f"{kind} {number}" for number in range(15) for kind in ("bad", "good")]
+    callers = [
+        subprocess.Popen(
+            ["sh", "-c", script, served.path, name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in names
+    ]
+    for name, process in zip(names, callers, strict=True):
+        output = process.communicate()[0]
+        if name.startswith("bad"):
+            assert output.count("ermission denied") == 2
+        else:
+            assert output == f"{served.path}/{name}\n"
+    assert served.log == []
+
+
+def test_a_crowd_that_is_killed_at_once_is_let_go(serve: Serve) -> None:
+    served = serve(lambda notes: Slow(notes, 600.0))
+    readers = [cat(served.path / name) for name in NAMES[:100]]
+    served.round_trips(lambda: len(served.notes("reading")) == len(readers))
+    for reader in readers:
+        reader.kill()
+    for reader in readers:
+        reader.communicate(timeout=20)
+    served.round_trips(lambda: len(served.notes("cancelled")) == len(readers))
+
+
+def test_leaving_the_interpreter_is_a_mistake_like_any_other(serve: Serve) -> None:
+    class Leaving(Slow):
+        async def read(self, node: str, offset: int, size: int, file: object) -> bytes:  # type: ignore[override]
+            await asyncio.sleep(0.001)
+            sys.exit(3)
+
+    served = serve(lambda _: Leaving())
+    for name in NAMES[:2]:
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            (served.path / name).read_bytes()
+        assert caught.value.errno == errno.EIO
+    assert "read failed in the file server; the caller gets EIO" in served.log
+
+
 def test_another_loop_drives_a_session(mountpoint: Path) -> None:
     trio = pytest.importorskip("trio")
     log: list[str] = []
@@ -289,7 +436,9 @@ def test_another_loop_drives_a_session(mountpoint: Path) -> None:
                 raise FileNotFoundError(errno.ENOENT, name)
             return name
 
-        def getattr(self, node: str, file: object = None) -> puffs.Attr:
+        async def getattr(self, node: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+            if node != "/":
+                await trio.sleep(0.001)
             kind = stat.S_IFDIR if node == "/" else stat.S_IFREG
             return puffs.Attr(kind | 0o777, size=len(TEXT))
 
@@ -325,6 +474,102 @@ def test_another_loop_drives_a_session(mountpoint: Path) -> None:
     trio.run(program)
     assert log == ["unmounted"]
     assert not os.path.ismount(mountpoint)
+
+
+def test_a_session_for_another_loop_begins_without_waiting(mountpoint: Path) -> None:
+    trio = pytest.importorskip("trio")
+
+    class Prompt(Slow):
+        async def mount(self) -> str:  # type: ignore[override]
+            return "/"
+
+        async def getattr(self, node: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+            if node != "/":
+                await trio.sleep(0.001)
+            return Slow.getattr(self, node, file)
+
+        async def unmounted(self) -> None:  # type: ignore[override]
+            pass
+
+    class Waiting(Prompt):
+        async def mount(self) -> str:  # type: ignore[override]
+            await trio.sleep(0.001)
+            return "/"
+
+    async def program() -> None:
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(TypeError, match=r"Waiting\.mount waits before"):
+                puffs.session(Waiting(), mountpoint, start_soon=nursery.start_soon)
+            with pytest.raises(TypeError, match="needs start_soon"):
+                puffs.session(Prompt(), mountpoint)
+            session = puffs.session(Prompt(), mountpoint, start_soon=nursery.start_soon)
+            nursery.start_soon(trio.run_process, ["umount", mountpoint])
+            while session.handle_one():
+                await trio.lowlevel.wait_readable(session)
+        await session.finish()
+
+    trio.run(program)
+    assert not os.path.ismount(mountpoint)
+
+
+class Paths(puffs.PathFileSystem):
+    """Two directories with a file in one of them, which can be renamed; all of it waits."""
+
+    name_ttl = attr_ttl = 0.0
+
+    def __init__(self) -> None:
+        self.modes = dict.fromkeys(("/", "/a", "/a/b"), stat.S_IFDIR | 0o755)
+        self.modes["/a/b/file"] = stat.S_IFREG | 0o644
+
+    async def getattr(self, path: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+        await asyncio.sleep(0.001)
+        if path not in self.modes:
+            raise FileNotFoundError(errno.ENOENT, path)
+        return puffs.Attr(self.modes[path], size=len(TEXT))
+
+    def open(self, path: str, flags: int, cred: puffs.Cred) -> puffs.Open:
+        return puffs.Open(direct_io=True)
+
+    async def read(self, path: str, offset: int, size: int, file: object) -> bytes:  # type: ignore[override]
+        await asyncio.sleep(0.005)
+        if path not in self.modes:
+            raise FileNotFoundError(errno.ENOENT, path)
+        return TEXT[offset : offset + size]
+
+    async def readdir(self, path: str, offset: int, file: object) -> AsyncIterator[str]:  # type: ignore[override]
+        await asyncio.sleep(0)
+        for each in sorted(self.modes):
+            if each != "/" and os.path.dirname(each) == path:
+                yield os.path.basename(each)
+
+    async def rename(self, path: str, newpath: str, flags: int, cred: puffs.Cred) -> None:  # type: ignore[override]
+        await asyncio.sleep(0.001)
+        for each in list(self.modes):
+            if each == path or each.startswith(f"{path}/"):
+                self.modes[newpath + each.removeprefix(path)] = self.modes.pop(each)
+        await asyncio.sleep(0.01)  # done, and nobody knows it yet
+
+
+def test_operations_on_paths_may_wait_while_directories_move(serve: Serve) -> None:
+    served = serve(lambda _: Paths())
+    assert os.listdir(served.path) == ["a"]
+    assert os.listdir(served.path / "a/b") == ["file"]
+    fds = [os.open(served.path / "a/b/file", os.O_RDONLY) for _ in range(4)]
+    reading = (
+        f"import os, sys\nfor _ in range(30): assert os.pread(int(sys.argv[1]), 99, 0) == {TEXT!r}"
+    )
+    readers = [
+        subprocess.Popen([sys.executable, "-c", reading, str(fd)], pass_fds=[fd]) for fd in fds
+    ]
+    for fd in fds:
+        os.close(fd)
+    old, new = served.path / "a", served.path / "c"
+    while any(reader.poll() is None for reader in readers):
+        old.rename(new)
+        old, new = new, old
+    assert [reader.wait() for reader in readers] == [0] * 4
+    assert (old / "b/file").read_bytes() == TEXT
+    assert served.log == []
 
 
 def test_several_threads_serve_operations_that_block(serve: Serve) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 import puffs
 from puffs.fs.mem import MemFS
+from puffs.kernel.mount import Mount
 from tests.fuse.calls import opened
 from tests.fuse.conftest import PATIENCE, Serve, Served
 from tests.fuse.inside import Inside
@@ -316,3 +317,13 @@ def test_from_both_sides_at_the_same_time(
     assert inside.vfs.end(60) > count / 10
     assert_same(outside, inside.vfs, *NAMES)
     assert served.log == []
+
+
+def asks_for_a_cache(mount: Mount) -> None:
+    puffs.local(mount, cache=True)
+
+
+def test_the_page_cache_of_the_kernel_is_the_only_one(served: Served, inside: Inside) -> None:
+    inside.mount.begin(asks_for_a_cache)
+    with pytest.raises(ValueError, match="made without one"):
+        inside.mount.end()

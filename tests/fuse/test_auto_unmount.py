@@ -1,6 +1,7 @@
 """A server that dies takes its mount along: `-o auto_unmount`, the default of commands."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -9,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from puffs.attach.fuse.mountinfo import find_mount
+from puffs.attach.fuse.mountinfo import MountInfo, find_mount
 from puffs.attach.fuse.mounting import mount_fuse, unmount
 from puffs.attach.fuse.options import MountOptions
-from puffs.attach.fuse.syscalls import mount, umount2
-from puffs.attach.fuse.watcher import still_mounted
+from puffs.attach.fuse.syscalls import mount, umount2, unique_mount_id
+from puffs.attach.fuse.watcher import still_mounted, take_away
 from tests.cli.commands import SECONDS, processes, puffs
-from tests.fuse import others
+from tests.fuse import others, world
 from tests.fuse.others import (
     SOON,
     as_user,
@@ -28,6 +29,11 @@ from tests.fuse.others import (
 )
 
 pytestmark = [pytest.mark.fuse, needs_root]
+
+needs_unique_ids = pytest.mark.skipif(
+    tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (6, 12),
+    reason="mounts have no unique ids before Linux 6.8, and those of others none before 6.12",
+)
 
 
 def test_a_killed_server_leaves_no_mount_behind(mountpoint: Path) -> None:
@@ -138,6 +144,67 @@ def test_a_mount_is_known_by_its_id_and_its_device(mountpoint: Path) -> None:
         proc = find_mount("/proc")
         assert proc is not None
         assert still_mounted(proc.mount_id, proc.device) is None
+        take_away(found, None)  # as on kernels without unique ids
+        assert find_mount(str(mountpoint)) is None
+    finally:
+        os.close(fd)
+
+
+@needs_unique_ids
+def test_another_mount_with_the_same_numbers_is_not_taken_away(mountpoint: Path) -> None:
+    """The kernel uses ids and device numbers again at once, unique ids never."""
+
+    def mounted() -> tuple[int, MountInfo, int | None]:
+        fd = mount_fuse(
+            str(mountpoint), MountOptions(), fsname="", subtype="x", rootmode=stat.S_IFDIR
+        )
+        found = find_mount(str(mountpoint))
+        assert found is not None
+        return fd, found, unique_id(mountpoint)
+
+    for _ in range(100):
+        fd, first, unique = mounted()
+        os.close(fd)
+        assert unique_id(mountpoint) == unique  # of a dead mount too, without hanging
+        unmount(mountpoint)
+        fd, second, other = mounted()
+        try:
+            if second == first:  # nobody else has mounted anything in between
+                assert None is not unique != other is not None
+                assert still_mounted(first.mount_id, first.device) == second
+                take_away(second, unique)
+                assert find_mount(str(mountpoint)) == second
+                break
+        finally:
+            take_away(second, other)
+            os.close(fd)
+        assert find_mount(str(mountpoint)) is None
+    else:
+        pytest.fail("no number was used again in 100 mounts")
+    assert find_mount(str(mountpoint)) is None
+
+
+@needs_unique_ids
+def test_mounts_of_other_users_have_unique_ids_too(mountpoint: Path) -> None:
+    """`puffs mounter` watches over them as root, to whom the kernel tells no attributes of them."""
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    owner = f"user_id={world.NOBODY},group_id={world.NOBODY}"
+    mount("x", str(mountpoint), "fuse.puffs.x", 0, f"fd={fd},rootmode=40000,{owner}")
+    unique = unique_id(mountpoint)
+    os.close(fd)
+    assert unique is not None
+    found = find_mount(str(mountpoint))
+    assert found is not None
+    take_away(found, unique + 1)
+    assert find_mount(str(mountpoint)) == found
+    take_away(found, unique)
+    assert find_mount(str(mountpoint)) is None
+
+
+def unique_id(path: Path) -> int | None:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return unique_mount_id(fd)
     finally:
         os.close(fd)
 

@@ -392,6 +392,7 @@ def test_a_served_descriptor_ends_with_its_server(
     assert find_mount(str(mountpoint)) is not None
 
 
+@pytest.mark.statement("M28")
 def test_a_child_process_may_serve_a_descriptor(mountpoint: Path) -> None:
     with unserved(mountpoint) as (fd,):
         # The child gets the descriptor for good.
@@ -483,6 +484,34 @@ def test_both_sides_are_told_why_it_cannot_be_mounted(tmp_path: Path) -> None:
     assert done.returncode == server.returncode == 1
     assert complaint == done.stderr
     assert "missing does not exist: make it first" in complaint
+
+
+def test_a_mounter_does_not_wait_for_a_server_without_a_directory(tmp_path: Path) -> None:
+    done = puffs("mounter", tmp_path / "s", tmp_path / "missing")
+    assert done.returncode == 1
+    assert "missing does not exist" in done.stderr
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("command", ["serve", "mounter"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_who_waits_for_the_other_side_can_be_ended(
+    mountpoint: Path, tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    path = tmp_path / "s"
+    words = {
+        "serve": ["serve", "mem:", "--fd-socket", str(path)],
+        "mounter": ["mounter", str(path), str(mountpoint)],
+    }
+    with subprocess.Popen([*PUFFS, *words[command]], stderr=subprocess.DEVNULL) as waiting:
+        try:
+            assert comes_true(path.exists)
+            waiting.send_signal(number)
+            status = waiting.wait(SECONDS)
+        finally:
+            waiting.kill()
+    assert status != 0 if number == signal.SIGINT else status == 128 + number
+    assert not path.exists()
 
 
 def test_a_stranger_may_not_fetch_a_connection(mountpoint: Path, place: Path) -> None:

@@ -367,11 +367,13 @@ def test_a_forked_process_that_ends_does_not_unmount(mountpoint: Path) -> None:
                 sys.exit(0)
             print(os.waitpid(pid, 0)[1])
             print(open(f"{sys.argv[1]}/hello.txt").read(), end="")
+            from puffs.attach.asking import ask, mounted
+            print(ask(mounted(sys.argv[1]), "status")["state"])
             """,
             mountpoint,
         )
     )
-    assert output == "0\nHello!\n"
+    assert output == "0\nHello!\nrunning\n"
 
 
 # ------------------------------------------------------------------------------------- signals
@@ -443,6 +445,14 @@ def test_a_killed_child_is_cleaned_up_by_its_parent(serve: Serve) -> None:
     served.child.unmount()
     assert not served.mounted()
     assert served.ended() == -signal.SIGKILL
+
+
+def test_waiting_for_a_killed_child_cleans_up_as_well(serve: Serve) -> None:
+    served = serve(Noting)
+    os.kill(served.child.pid, signal.SIGKILL)
+    assert served.ended() == -signal.SIGKILL
+    assert not served.mounted()
+    served.child.unmount(force=True)  # as at the end of a `with` block
 
 
 def test_a_child_ends_with_its_parent(mountpoint: Path, tmp_path: Path) -> None:

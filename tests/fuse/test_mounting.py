@@ -144,6 +144,7 @@ def test_a_good_mount_point_becomes_its_real_path(
     assert resolve(path) == os.path.realpath(path)
 
 
+@pytest.mark.statement("M20")
 @pytest.mark.parametrize(
     ("path", "rootmode", "code", "says"),
     [

@@ -2,20 +2,22 @@
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from errno import EEXIST, ENOENT, ENOTEMPTY
 from typing import Any
 
 import pytest
 
 import puffs
-from puffs.kernel.args import MountArgs
+from puffs.kernel.args import KernelFlag
 from puffs.kernel.flush import HostCache, NothingCached
-from puffs.kernel.mount import Mount
+from puffs.kernel.mount import Mount, args_for
 from puffs.kernel.notice import Notice
 from puffs.kernel.vnode import Vnode
-from puffs.kernel.vnops import Vnops
+from puffs.kernel.vnops import OpenFile, Vnops
 from puffs.server.operations import Operations
 
 ROOT = 1
@@ -96,6 +98,8 @@ class Little(puffs.FileSystem[int]):
 
     def sync(self, wait: bool, cred: puffs.Cred) -> None: ...
 
+    def snapshot(self, destination: str) -> None: ...
+
     def lookup(self, dir: int, name: str, cred: puffs.Cred) -> int | puffs.Entry:
         try:
             return self.nodes[dir].names[name]
@@ -148,6 +152,7 @@ class Little(puffs.FileSystem[int]):
 
     def write(self, node: int, offset: int, data: memoryview, file: Any) -> int:
         kept = self.nodes[node]
+        kept.data.extend(bytes(max(0, offset - len(kept.data))))
         kept.data[offset : offset + len(data)] = data
         kept.attr.size = len(kept.data)
         return len(data)
@@ -194,6 +199,8 @@ class Little(puffs.FileSystem[int]):
 
     def reclaim(self, node: int) -> None: ...
 
+    def suspend(self, status: puffs.Suspend) -> None: ...
+
     def error(self, kind: str, code: int, text: str, node: Any) -> None: ...
 
 
@@ -238,6 +245,8 @@ class FakeCache:
 class FakeHost:
     """An attachment to nothing, which does as a test says."""
 
+    by_call = True
+
     def __init__(self, mount: Mount) -> None:
         self.mount = mount
         self.cache: HostCache = NothingCached()
@@ -249,6 +258,10 @@ class FakeHost:
         self.log.append(("call",))
         return function(*args)
 
+    def post(self, function: Callable[[], None]) -> None:
+        self.log.append(("post",))
+        function()
+
     def busy(self) -> bool:
         return self.in_use
 
@@ -257,14 +270,30 @@ class FakeHost:
         if self.flush_fails is not None:
             raise self.flush_fails
 
+    def check_outside(self) -> None: ...
+
+    def suspend(self, deadline: float) -> None:
+        self.log.append(("suspend",))
+        if self.flush_fails is not None:
+            raise self.flush_fails
+
+    def resume(self) -> None:
+        self.log.append(("resume",))
+
+    def holds(self, path: str) -> bool:
+        return path.startswith("/mnt/")
+
     def detach(self, force: bool) -> None:
         self.log.append(("detach", force))
         self.mount.detached(self)
 
 
-def mounted(server: Little, **args: Any) -> tuple[Mount, FakeHost]:
-    """A running mount of `server`, on a host that is none."""
-    mount = Mount(server, MountArgs("little", **args) if args else None)
+def mounted(
+    server: Little, clock: Callable[[], int] = time.time_ns, **args: Any
+) -> tuple[Mount, FakeHost]:
+    """A running mount of `server`, on a host that is none. Without page cache, if not asked for."""
+    args.setdefault("flags", KernelFlag.NOCACHE_PAGE)
+    mount = Mount(server, replace(args_for(server), **args), clock=clock)
     host = FakeHost(mount)
     mount.attach(host)
     mount.start()
@@ -275,6 +304,48 @@ def mounted(server: Little, **args: Any) -> tuple[Mount, FakeHost]:
 def vnops_of(server: Little, **args: Any) -> Vnops:
     """The vnode operations of a running mount of `server`."""
     return Vnops(mounted(server, **args)[0], CRED)
+
+
+def a_file(
+    vnops: Vnops, name: str = "f", data: bytes = b"", flags: int = os.O_RDWR
+) -> tuple[Vnode, OpenFile]:
+    """A new file, known once and open."""
+    found, file = vnops.create(vnops.mount.root(), name, 0o644, flags)
+    if data:
+        assert vnops.write(file, 0, data) == len(data)
+    return found.vnode, file
+
+
+class Clock:
+    """Tells `now`, which moves by a second each time that it is asked."""
+
+    def __init__(self) -> None:
+        self.now = 1_000 * 10**9
+
+    def __call__(self) -> int:
+        self.now += 10**9
+        return self.now
+
+
+def cached(server: Little, flags: int = 0, **args: Any) -> Vnops:
+    """The vnode operations of a running mount that has a page cache."""
+    return vnops_of(server, flags=flags, **args)
+
+
+def contents(server: Little, cookie: int = 2) -> bytes:
+    """What the file server has."""
+    return bytes(server.nodes[cookie].data)
+
+
+def stored(vnops: Vnops, server: Little, data: bytes, flags: int = os.O_RDWR) -> OpenFile:
+    """A file that the file server has had before anybody opened it."""
+    vnode, file = a_file(vnops)
+    vnops.close(file)
+    server.nodes[2].data[:] = data
+    server.nodes[2].attr.size = len(data)
+    opened = vnops.open(vnode, flags)
+    server.log.clear()
+    return opened
 
 
 @contextmanager

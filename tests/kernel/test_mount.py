@@ -5,122 +5,25 @@ import stat
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from errno import EBUSY, EINPROGRESS, EINVAL, EIO, ENXIO, EPERM, EPROTO
+from errno import EBUSY, EINVAL, EIO, ENXIO, EOPNOTSUPP, EPERM, EPROTO
+from functools import partial
 
 import pytest
 
 import puffs
-from puffs.kernel.args import (
-    BUCKETS_DEFAULT,
-    BUCKETS_MAX,
-    FHFLAG_DYNAMIC,
-    FHFLAG_NFSV2,
-    FHFLAG_NFSV3,
-    FHSIZE_MAX,
-    REQUEST_MAX,
-    MountArgs,
-)
+from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Status
+from puffs.kernel.vnode import ROOT_ID
+from puffs.kernel.vnops import Vnops
 from puffs.server.errors import ProtocolFault
-from tests.kernel.little import CRED, ROOT, FakeHost, Little, fails, mounted
+from tests.kernel.little import CRED, ROOT, FakeHost, Little, Node, fails, mounted
 
 ARGS = MountArgs("name")
+PATIENCE = 10.0
 
 
 def is_dying(mount: Mount) -> bool:
     return mount.status is Status.DYING
-
-
-# ------------------------------------------------------------------------------------- arguments
-
-
-@pytest.mark.statement("M7")
-@pytest.mark.parametrize("version", [0, 2, -1, 1 << 31])
-def test_another_version_is_refused(version: int) -> None:
-    with fails(EINVAL) as caught:
-        replace(ARGS, version=version).checked()
-    assert str(version) in str(caught.value)
-
-
-@pytest.mark.statement("M9")
-def test_unknown_flags_are_refused() -> None:
-    with fails(EINVAL) as caught:
-        replace(ARGS, fhflags=FHFLAG_DYNAMIC | 0x40).checked()
-    assert "0x40" in str(caught.value)
-
-
-@pytest.mark.statement("M10")
-@pytest.mark.statement("M11")
-@pytest.mark.parametrize("size", [FHSIZE_MAX + 1, 1 << 64, (1 << 64) - 3, -1])
-def test_handles_too_long_are_refused(size: int) -> None:
-    with fails(EINVAL) as caught:
-        replace(ARGS, fhsize=size).checked()
-    assert str(size) in str(caught.value)
-    assert "1020" in str(caught.value)
-
-
-@pytest.mark.statement("M10")
-def test_the_longest_handle() -> None:
-    assert replace(ARGS, fhsize=1020).checked().fhsize == 1020
-
-
-@pytest.mark.statement("M12")
-def test_without_handles_nfs_asks_for_nothing() -> None:
-    args = replace(ARGS, fhsize=0, fhflags=FHFLAG_NFSV2 | FHFLAG_NFSV3)
-    assert args.checked().fhflags == FHFLAG_NFSV2 | FHFLAG_NFSV3
-
-
-NFS_LIMITS = [
-    pytest.param(FHFLAG_NFSV2, 28, "NFSv2", marks=pytest.mark.statement("M13")),
-    pytest.param(FHFLAG_NFSV3, 60, "NFSv3", marks=pytest.mark.statement("M14")),
-    pytest.param(FHFLAG_NFSV2 | FHFLAG_NFSV3, 28, "NFSv2", marks=pytest.mark.statement("M14")),
-]
-
-
-@pytest.mark.parametrize(("flags", "limit", "name"), NFS_LIMITS)
-@pytest.mark.parametrize("dynamic", [0, FHFLAG_DYNAMIC])
-def test_nfs_limits_handles(flags: int, limit: int, name: str, dynamic: int) -> None:
-    args = replace(ARGS, fhflags=flags | dynamic)
-    assert replace(args, fhsize=limit).checked().fhsize == limit
-    with fails(EINVAL) as caught:
-        replace(args, fhsize=limit + 1).checked()
-    assert name in str(caught.value)
-
-
-@pytest.mark.statement("M15")
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("mem", "puffs:mem"),
-        ("a b~", "puffs:a b~"),
-        ("tab\tnl\nü\x7f\0", "puffs:tab.nl...."),
-        ("x" * 100, "puffs:" + "x" * 32),
-        ("", "puffs:"),
-    ],
-)
-def test_names_are_made_printable_and_prefixed(name: str, shown: str) -> None:
-    assert replace(ARGS, name=name).checked().name == shown
-
-
-@pytest.mark.statement("M16")
-@pytest.mark.parametrize("size", [0, -1, REQUEST_MAX + 1, 1 << 40])
-def test_a_request_size_of_nothing_or_too_much_becomes_the_largest(size: int) -> None:
-    assert replace(ARGS, request_size=size).checked().request_size == REQUEST_MAX
-
-
-@pytest.mark.statement("M17")
-@pytest.mark.parametrize(("size", "granted"), [(1, 4096), (4095, 4096), (4096, 4096), (8192, 8192)])
-def test_a_small_request_size_becomes_the_smallest(size: int, granted: int) -> None:
-    assert replace(ARGS, request_size=size).checked().request_size == granted
-
-
-@pytest.mark.statement("M25")
-@pytest.mark.parametrize(
-    ("buckets", "granted"),
-    [(0, BUCKETS_DEFAULT), (-5, 1), (1, 1), (BUCKETS_MAX, BUCKETS_MAX), (1 << 20, BUCKETS_MAX)],
-)
-def test_buckets_are_kept_within_limits(buckets: int, granted: int) -> None:
-    assert replace(ARGS, buckets=buckets).checked().buckets == granted
 
 
 # ---------------------------------------------------------------------------------------- mounting
@@ -146,13 +49,12 @@ def test_a_failing_mount_is_the_callers_error() -> None:
     assert server.asked("unmounted") == [], "it was never mounted"
 
 
-@pytest.mark.statement("S6")
-@pytest.mark.statement("R4")
+@pytest.mark.statement("S6", "R4", "M31")
 @pytest.mark.parametrize(
     ("operation", "said", "error"),
     [
         ("mount", lambda: None, ProtocolFault),
-        ("mount", list, TypeError),
+        ("mount", list, ProtocolFault),
         ("getattr", OSError(EIO, "broken"), OSError),
         ("getattr", lambda node, file: "nonsense", ProtocolFault),
         ("getattr", lambda node, file: puffs.Attr(0o755), ProtocolFault),
@@ -166,6 +68,54 @@ def test_a_root_that_is_none_fails_and_is_given_back(
     with pytest.raises(error):
         Mount(server)
     assert len(server.asked("unmounted")) == 1
+
+
+@pytest.mark.statement("M23", "M31")
+def test_what_no_host_could_be_had_for_is_given_up_once() -> None:
+    server = Little()
+    mount = Mount(server)
+    mount.attach(FakeHost(mount))
+    mount.abandon()
+    mount.abandon()
+    mount.unmount()
+    assert [name for name, *_ in server.log] == ["mount", "getattr", "unmounted"]
+    assert is_dying(mount)
+    assert mount.wait(0)
+
+
+@pytest.mark.statement("M22", "2.1")
+def test_states_until_it_is_mounted() -> None:
+    server = Little()
+    mount = Mount.__new__(Mount)
+    seen: list[Status] = []
+
+    def seen_by(gives: object, *_: object) -> object:
+        seen.append(mount.status)
+        return gives
+
+    server.says["mount"] = partial(seen_by, ROOT)
+    server.says["getattr"] = partial(seen_by, server.nodes[ROOT].attr)
+    Mount.__init__(mount, server)
+    assert seen == [Status.BEFOREINIT] * 2
+    assert mount.status is Status.MOUNTING
+    assert [int(status) for status in Status] == [0, 1, 2, 3]
+
+
+@pytest.mark.statement("M24", "M30")
+def test_each_mount_is_another_one_and_not_yet_usable() -> None:
+    mounts = [Mount(Little(), MountArgs("x", buckets=3)) for _ in range(20)]
+    assert len({mount.fsid for mount in mounts}) == 20
+    assert {mount.status for mount in mounts} == {Status.MOUNTING}
+    assert {mount.args.buckets for mount in mounts} == {3}
+    with fails(ENXIO):
+        Vnops(mounts[0], CRED).getattr(mounts[0].root())
+
+
+@pytest.mark.statement("M32")
+def test_mounting_asks_for_the_root_alone() -> None:
+    server = Little()
+    Mount(server)
+    assert server.log == [("mount",), ("getattr", ROOT, None)]
 
 
 @pytest.mark.statement("R1")
@@ -182,13 +132,37 @@ def test_the_root_is_known_without_asking() -> None:
     assert server.log == []
 
 
+@pytest.mark.statement("R4")
+def test_there_is_no_root_of_what_is_gone() -> None:
+    mount, _ = mounted(Little())
+    mount.unmount()
+    with fails(ENXIO):
+        mount.root()
+
+
+@pytest.mark.statement("R3", "R6", "N7")
+def test_the_root_stays_whatever_a_host_forgets() -> None:
+    server = Little()
+    mount, host = mounted(server)
+    root = mount.root()
+    mount.vnodes.forget(root.nodeid, 1 << 60)
+    mount.vnodes.open(root)
+    mount.vnodes.close(root)
+    server.says["unmount"] = OSError(EBUSY, "not now")
+    with fails(EBUSY):
+        mount.unmount()
+    assert mount.root() is root
+    assert mount.vnodes.by_nodeid[ROOT_ID] is root is mount.vnodes.find(ROOT)
+    assert server.asked("reclaim") == []
+    assert host.log == [("call",)]
+
+
 @pytest.mark.statement("R7")
 @pytest.mark.parametrize("kind", [stat.S_IFDIR, stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO])
 def test_the_root_may_be_of_any_type(kind: int) -> None:
     assert Mount(Little(root_mode=kind | 0o644)).root_type == kind
 
 
-@pytest.mark.statement("S1")
 @pytest.mark.statement("S2")
 def test_the_root_is_found_by_its_cookie() -> None:
     mount = Mount(Little())
@@ -206,7 +180,7 @@ def test_start_asks_nothing() -> None:
     assert server.log == []
 
 
-@pytest.mark.statement("S3")
+@pytest.mark.statement("S1", "S3")
 def test_start_is_legal_once() -> None:
     mount, _ = mounted(Little())
     with fails(EINVAL):
@@ -370,6 +344,93 @@ def test_attachments_that_leave_at_once_end_it_once() -> None:
         assert mount.wait(0)
 
 
+@pytest.mark.statement("U6")
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
+def test_a_signal_while_the_file_server_is_asked_leaves_it(signal: type[BaseException]) -> None:
+    server = Little()
+    mount, host = mounted(server)
+    server.says["unmount"] = signal
+    with pytest.raises(signal):
+        mount.unmount()
+    assert mount.status is Status.RUNNING
+    assert host.log == [("call",)]
+    assert mount.statvfs().blocks == 100
+    del server.says["unmount"]
+    mount.unmount()
+    assert len(server.asked("unmounted")) == 1
+
+
+@pytest.mark.statement("U6")
+def test_a_signal_does_not_keep_force_from_ending_it() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    server.says["unmount"] = KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        mount.unmount(force=True)
+    assert mount.wait(0)
+    assert len(server.asked("unmounted")) == 1
+
+
+@pytest.mark.statement("U7", "U14")
+def test_whoever_waits_for_an_unmount_goes_on_when_it_is_decided() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    asked, answer = threading.Event(), threading.Event()
+
+    def refuse_at_first(force: bool) -> None:
+        asked.set()
+        assert answer.wait(PATIENCE)
+        if not force:
+            raise OSError(EPERM, "no")
+
+    server.says["unmount"] = refuse_at_first
+    outcomes: list[int] = []
+
+    def unmount(force: bool) -> None:
+        try:
+            mount.unmount(force)
+            outcomes.append(0)
+        except OSError as exc:
+            outcomes.append(exc.errno or -1)
+
+    first = threading.Thread(target=unmount, args=(False,), daemon=True)
+    first.start()
+    assert asked.wait(PATIENCE)
+    others = [threading.Thread(target=unmount, args=(True,), daemon=True) for _ in range(3)]
+    others += [threading.Thread(target=mount.wait, daemon=True) for _ in range(3)]
+    for thread in others:
+        thread.start()
+    assert mount.status is Status.RUNNING
+    answer.set()
+    for thread in (first, *others):
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert sorted(outcomes) == [0, 0, 0, EPERM]
+    assert server.asked("unmount") == [("unmount", False), ("unmount", True)]
+    assert len(server.asked("unmounted")) == 1
+
+
+@pytest.mark.statement("U13", "U3")
+def test_until_the_file_server_has_agreed_everything_goes_on() -> None:
+    server = Little()
+    mount, _ = mounted(server)
+    vnops = Vnops(mount, CRED)
+    server.says["lookup"] = 7
+    server.nodes[7] = Node(puffs.Attr(stat.S_IFREG | 0o644))
+
+    def refuse(force: bool) -> None:
+        vnops.lookup(mount.root(), "found meanwhile")
+        raise OSError(EBUSY, "and so in use")
+
+    server.says["unmount"] = refuse
+    with fails(EBUSY):
+        mount.unmount()
+    found = mount.vnodes.find(7)
+    assert found is not None
+    assert found.lookups == 1
+    assert server.asked("reclaim") == []
+
+
 def test_a_second_unmount_at_the_same_time_is_refused() -> None:
     server = Little()
     mount, _ = mounted(server)
@@ -405,35 +466,30 @@ def test_a_failing_end_is_logged_and_ends_all_the_same(caplog: pytest.LogCapture
 # --------------------------------------------------------------------------------- the whole thing
 
 
-@pytest.mark.statement("V1")
-def test_statvfs_while_mounting() -> None:
+@pytest.mark.statement("I3")
+def test_a_snapshot_is_made_by_the_file_server_where_its_operations_run() -> None:
     server = Little()
-    mount = Mount(server)
-    with fails(EINPROGRESS):
-        mount.statvfs()
-    assert server.asked("statvfs") == []
+    mount, host = mounted(server)
+    mount.snapshot("/srv/x.img")
+    assert server.asked("snapshot") == [("snapshot", "/srv/x.img")]
+    assert ("call",) in host.log
+    server.says["snapshot"] = OSError(EPERM, "not there")
+    with fails(EPERM):
+        mount.snapshot("/srv/x.img")
 
 
-@pytest.mark.statement("V7")
-def test_statvfs_of_what_is_gone() -> None:
-    mount, _ = mounted(Little())
-    mount.unmount()
+@pytest.mark.statement("I3")
+def test_without_the_operation_there_are_no_snapshots() -> None:
+    mount, _ = mounted(Little("snapshot"))
+    with fails(EOPNOTSUPP):
+        mount.snapshot("/srv/x.img")
+
+
+def test_a_snapshot_needs_a_running_mount() -> None:
+    server = Little()
     with fails(ENXIO):
-        mount.statvfs()
-
-
-@pytest.mark.statement("V2")
-def test_statvfs_asks_each_time() -> None:
-    server = Little()
-    mount, _ = mounted(server)
-    assert (mount.statvfs().blocks, mount.statvfs().bfree) == (100, 50)
-    assert len(server.asked("statvfs")) == 2
-
-
-@pytest.mark.statement("2.6")
-def test_statvfs_that_is_missing_is_zero() -> None:
-    mount, _ = mounted(Little("statvfs"))
-    assert mount.statvfs().blocks == 0
+        Mount(server).snapshot("/srv/x.img")
+    assert server.asked("snapshot") == []
 
 
 @pytest.mark.statement("Y1")
@@ -504,6 +560,18 @@ def test_a_protocol_fault_is_told_to_the_file_server(caplog: pytest.LogCaptureFi
     assert mount.errno_of(fault, "read") == EPROTO
     assert server.asked("error") == [("error", "READ", EIO, "read returned rubbish", 5)]
     assert "rubbish" in caplog.text
+
+
+@pytest.mark.statement("2.7d")
+def test_a_fault_that_the_file_server_does_not_hear_of_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Little("error")
+    mount, _ = mounted(server)
+    assert mount.errno_of(ProtocolFault("READ", "read returned rubbish"), "read") == EPROTO
+    assert server.log == []
+    (record,) = caplog.records
+    assert "little: bad reply of the file server: read returned rubbish" in record.getMessage()
 
 
 RAISED: list[tuple[Callable[[], BaseException], int, bool]] = [

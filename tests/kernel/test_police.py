@@ -84,7 +84,7 @@ REFUSED: list[tuple[str, Callable[[], object], str, int]] = [
 ]
 
 
-@pytest.mark.statement("2.7")
+@pytest.mark.statement("2.7a")
 @pytest.mark.parametrize(
     ("call", "kind", "hint"), [row[1:] for row in REFUSED], ids=[r[0] for r in REFUSED]
 )

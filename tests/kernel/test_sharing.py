@@ -48,6 +48,7 @@ def world(cache: FakeCache | None = None, server: Little | None = None) -> World
     ours, others = FakeHost(mount), FakeHost(mount)
     ours.cache = FakeCache()
     others.cache = cache = cache or Deaf()
+    others.by_call = False
     for host in (ours, others):
         mount.attach(host)
     mount.start()

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Hashable
-from errno import EEXIST, EPROTO, ESTALE
+from errno import EEXIST, ENXIO, EPROTO, ESTALE
 from typing import Any
 
 import pytest
@@ -38,6 +38,7 @@ def test_one_cookie_one_vnode() -> None:
     assert len(table) == 3
 
 
+@pytest.mark.statement("N7", "2.9b")
 def test_the_last_forget_reclaims() -> None:
     table = Table()
     node = table.adopt("a")
@@ -61,6 +62,7 @@ def test_more_forgotten_than_was_told_ends_it_once() -> None:
     assert table.ends == [("reclaim", "a")]
 
 
+@pytest.mark.statement("N6", "N7")
 def test_an_open_file_outlives_its_lookups() -> None:
     table = Table()
     node = table.adopt("a")
@@ -74,6 +76,7 @@ def test_an_open_file_outlives_its_lookups() -> None:
     assert table.ends == [("inactive", "a"), ("reclaim", "a")]
 
 
+@pytest.mark.statement("N6")
 def test_inactive_comes_each_time_that_the_last_open_file_is_closed() -> None:
     table = Table()
     node = table.adopt("a")
@@ -160,6 +163,19 @@ def test_clear_ends_every_node_once() -> None:
     table.forget(known.nodeid, 1)
     assert table.ends == [], "nothing comes a second time"
     assert len(table) == 0
+
+
+@pytest.mark.statement("N15")
+def test_nothing_is_made_of_a_mount_that_has_ended() -> None:
+    table = Table()
+    known = table.adopt("a")
+    assert [name for name, _ in table.clear()] == ["reclaim"]
+    with fails(ENXIO):
+        table.adopt("a")
+    with fails(ENXIO):
+        table.adopt("b", table.root, "b", new=True)
+    table.forget(known.nodeid, 1)
+    assert (len(table), table.ends) == (0, [])
 
 
 def test_busy_while_a_file_is_open() -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from errno import (
     E2BIG,
@@ -26,17 +27,8 @@ import pytest
 import puffs
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import Vnode
-from puffs.kernel.vnops import OpenFile, Vnops
-from tests.kernel.little import CRED, ROOT, Little, fails, mounted, vnops_of
-
-
-def a_file(vnops: Vnops, name: str = "f", data: bytes = b"") -> tuple[Vnode, OpenFile]:
-    """A new file, known once and open."""
-    found, file = vnops.create(vnops.mount.root(), name, 0o644, os.O_RDWR)
-    if data:
-        assert vnops.write(file, 0, data) == len(data)
-    return found.vnode, file
-
+from puffs.kernel.vnops import Vnops
+from tests.kernel.little import CRED, ROOT, Little, a_file, fails, mounted, vnops_of
 
 # -------------------------------------------------------------------------------------- lookup
 
@@ -326,7 +318,7 @@ def test_missing_is_a_success(missing: str) -> None:
     vnops.closedir(directory)
 
 
-@pytest.mark.statement("2.6")
+@pytest.mark.statement("2.6a")
 def test_a_regular_file_that_cannot_be_written_is_read_only() -> None:
     server = Little("write")
     vnops = vnops_of(server)
@@ -381,6 +373,32 @@ def test_only_a_running_mount_is_asked(when: str) -> None:
     assert server.log == []
 
 
+@pytest.mark.statement("N16")
+def test_a_file_server_that_hangs_in_one_call_blocks_no_other() -> None:
+    server = Little()
+    vnops = vnops_of(server)
+    vnode, file = a_file(vnops, "x")
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hang(*args: object) -> bytes:
+        entered.set()
+        assert go_on.wait(10)
+        return b""
+
+    server.says["read"] = hang
+    reading = threading.Thread(target=vnops.read, args=(file, 0, 10), daemon=True)
+    reading.start()
+    assert entered.wait(10)
+    try:
+        assert vnops.getattr(vnode).size == 0
+        assert vnops.write(file, 0, b"on the same file") == 16
+        vnops.remove(vnops.mount.root(), "x")
+        assert reading.is_alive()
+    finally:
+        go_on.set()
+        reading.join(10)
+
+
 def test_giving_back_after_the_end_is_quiet() -> None:
     server = Little()
     mount, _ = mounted(server)
@@ -422,7 +440,7 @@ def test_a_negative_offset() -> None:
 @pytest.mark.statement("N12")
 def test_a_read_goes_in_requests_and_ends_at_a_short_one() -> None:
     server = Little()
-    vnops = vnops_of(server, request_size=4096)
+    vnops = vnops_of(server, request_size=8192)
     data = bytes(range(256)) * 40  # 10240 bytes: two requests and a half
     _, file = a_file(vnops, data=data)
     assert vnops.read(file, 0, 1 << 20) == data
@@ -457,7 +475,7 @@ def test_what_was_read_is_not_changed_by_later_reads() -> None:
 @pytest.mark.statement("N13")
 def test_a_write_goes_in_requests() -> None:
     server = Little()
-    vnops = vnops_of(server, request_size=4096)
+    vnops = vnops_of(server, request_size=8192)
     _, file = a_file(vnops)
     data = os.urandom(10000)
     assert vnops.write(file, 0, data) == 10000
@@ -468,7 +486,7 @@ def test_a_write_goes_in_requests() -> None:
 @pytest.mark.statement("N13")
 def test_a_write_that_takes_less() -> None:
     server = Little()
-    vnops = vnops_of(server, request_size=4096)
+    vnops = vnops_of(server, request_size=8192)
     _, file = a_file(vnops)
     server.says["write"] = lambda node, offset, data, file: len(data) if offset == 0 else 10
     assert vnops.write(file, 0, bytes(9000)) == 4106

@@ -418,13 +418,15 @@ def _difference(before: list[object], after: list[object]) -> list[object]:
     return gone + [row for row in after if row not in before]
 
 
-def in_process(caller: Caller, make: Callable[[], puffs.FileSystem[Any]], name: str) -> Result:
-    """The same in process."""
+def in_process(
+    caller: Caller, make: Callable[[], puffs.FileSystem[Any]], name: str, cache: bool
+) -> Result:
+    """The same in process, with or without page cache."""
     result: Result = {}
     changes = name not in LOOKING
     call = CALLS[name]
     with (
-        puffs.local(make(), cred=ROOT.cred()) as root,
+        puffs.local(make(), cred=ROOT.cred(), cache=cache) as root,
         puffs.local(root.mount, cred=caller.cred()) as api,
     ):
         build(root)

@@ -1,4 +1,6 @@
-"""Every call, on every kind of path, by root and by an ordinary user: as the real `os` has it."""
+"""Every call, on every kind of path, by root and by an ordinary user: as the real `os` has it.
+
+With page cache and without it."""
 
 import os
 import tempfile
@@ -30,16 +32,17 @@ def test_as_os(who: str, call: str, tmp_path: Path) -> None:
         pytest.skip("the file system of the temporary directory has no user.* attributes")
     caller = {"root": differential.ROOT, "user": differential.USER}[who]
     expected = differential.real(caller, str(tmp_path), call)
-    found = differential.in_process(caller, MemFS, call)
-    differences = {}
-    for path, (said, state) in expected.items():
-        here, state_here = found[path]
-        if call in differential.SILENT and isinstance(said, differential.Failure):
-            said = said._replace(filename=path)
-        if said != here:
-            differences[path] = f"os: {said!r}; puffs: {here!r}"
-        elif state != state_here:
-            differences[path] = f"afterwards, os: {state!r}; puffs: {state_here!r}"
+    differences: dict[str, str] = {}
+    for cache in (False, True):
+        found = differential.in_process(caller, MemFS, call, cache)
+        for path, (said, state) in expected.items():
+            here, state_here = found[path]
+            if call in differential.SILENT and isinstance(said, differential.Failure):
+                said = said._replace(filename=path)
+            if said != here:
+                differences[path] = f"os: {said!r}; puffs: {here!r}; {cache=}"
+            elif state != state_here:
+                differences[path] = f"afterwards, os: {state!r}; puffs: {state_here!r}; {cache=}"
     assert not differences, "\n".join(
         f"{path[:40]!r}: {how}"[:400] for path, how in differences.items()
     )

@@ -16,6 +16,8 @@ import puffs
 from puffs.fs.mem import MemFS
 from tests.kernel.little import Little, fails
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 CONTENT = b"first line\nsecond line\r\nthird \xc3\xbc\n"
 
 BINARY = tuple(

@@ -21,6 +21,8 @@ import puffs
 from puffs.fs.mem import MemFS
 from tests.kernel.little import ROOT, Little, fails
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 USER = puffs.Cred(1000, 1000, umask=0o027, groups=())
 
 
@@ -86,6 +88,7 @@ def test_a_failing_mount_is_the_callers_error(server: Little) -> None:
         lambda vfs: vfs.open("/f"),
         lambda vfs: vfs.exists("/"),
         lambda vfs: vfs.sync(),
+        lambda vfs: vfs.snapshot("/nowhere/x.img"),
         lambda vfs: list(vfs.walk("/")),
     ],
 )
@@ -218,7 +221,7 @@ def test_closing_inside_an_operation_is_refused(server: Little) -> None:
     assert len(server.asked("unmounted")) == 1
 
 
-@pytest.mark.statement("U10")
+@pytest.mark.statement("U10", "U11")
 def test_close_waits_for_who_is_inside(server: Little) -> None:
     vfs = puffs.local(server)
     vfs.write_text("/f", "text")
@@ -536,9 +539,40 @@ def test_sync(server: Little, vfs: puffs.LocalFileSystem) -> None:
         vfs.sync()
 
 
+def test_snapshot(
+    server: Little, vfs: puffs.LocalFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    vfs.snapshot("x.img")
+    vfs.snapshot(tmp_path / "y.img")
+    assert server.asked("snapshot") == [
+        ("snapshot", f"{tmp_path}/x.img"),
+        ("snapshot", f"{tmp_path}/y.img"),
+    ]
+    server.says["snapshot"] = OSError(EIO, "/x.img: no disk")
+    with pytest.raises(OSError, match=r"/x\.img: no disk"):
+        vfs.snapshot("x.img")
+    server.says["snapshot"] = OSError(EIO)
+    with fails(EIO):
+        vfs.snapshot("x.img")
+    with puffs.local(Little("snapshot")) as without, fails(EOPNOTSUPP):
+        without.snapshot("x.img")
+
+
 def test_statvfs_has_the_numbers(vfs: puffs.LocalFileSystem) -> None:
     st = vfs.statvfs("/")
     assert (st.f_blocks, st.f_bfree, st.f_namemax, st.f_flag) == (100, 50, 255, 0)
+    assert (st.f_fsid, st.f_bsize) == (vfs.mount.fsid, 4096)
+
+
+@pytest.mark.statement("V5")
+def test_statvfs_that_fails_says_what_is_known(server: Little, vfs: puffs.LocalFileSystem) -> None:
+    vfs.statvfs()
+    server.says["statvfs"] = OSError(EIO, "no disk")
+    with pytest.raises(puffs.StatVfsError) as caught:
+        vfs.statvfs("/")
+    assert (caught.value.errno, caught.value.filename) == (EIO, "/")
+    assert (caught.value.statvfs.blocks, caught.value.statvfs.fsid) == (100, vfs.mount.fsid)
 
 
 # ---------------------------------------------------------------------------- several attachments

@@ -1,9 +1,10 @@
 """A file server of paths, and a host that asks it: what the tests of `PathFileSystem` share."""
 
+import asyncio
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 import puffs
 from puffs.kernel.mount import Servable
+from puffs.server.operations import OPERATIONS
+from puffs.server.stepping import finish
 
 CRED = puffs.Cred(0, 0, groups=())
 DIR = stat.S_IFDIR | 0o755
@@ -118,15 +121,44 @@ class Shelf(puffs.PathFileSystem):
         self.move("/..", path)
 
 
+def waiting(cls: type) -> type:
+    """A class whose operations are those of `cls`, each an `async def` that waits."""
+
+    def twin(method: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any) -> Any:
+            return await asyncio.to_thread(method, *args)
+
+        return call
+
+    async def readdir(self: Any, *args: Any) -> AsyncIterator[Any]:
+        for reply in await asyncio.to_thread(lambda: list(cls.readdir(self, *args))):  # type: ignore[attr-defined]
+            yield reply
+
+    ours = puffs.PathFileSystem
+    defined = [n for n in OPERATIONS if getattr(cls, n, None) is not getattr(ours, n, None)]
+    twins = {name: twin(getattr(cls, name)) for name in defined}
+    if "readdir" in twins:
+        twins["readdir"] = readdir
+    return type(f"Waiting{cls.__name__}", (cls,), twins)
+
+
 class Host:
-    """What a host does: it walks, by the names that it knows of, and keeps nodes."""
+    """What a host does: it walks, by the names that it knows of, and keeps nodes.
+
+    With `waits`, the operations of its file server are `async def` ones that wait.
+    """
+
+    waits = False
 
     def __init__(self, server: Servable) -> None:
+        if self.waits and not server.asynchronous:
+            server.__class__ = waiting(type(server))
+            assert server.asynchronous
         self.ops = server.operations()
-        self.root = self.ops["mount"]()
+        self.root = self("mount")
 
     def __call__(self, operation: str, *args: Any) -> Any:
-        return self.ops[operation](*args)
+        return finish(self.ops[operation](*args))
 
     def node(self, path: str) -> Any:
         node = self.root

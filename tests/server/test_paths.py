@@ -18,6 +18,13 @@ from puffs.server.operations import OPERATIONS
 from puffs.server.path_mount import PathMount
 from tests.server.shelf import CRED, DIR, FILE, File, Host, Shelf, fails
 
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["def", "async def"])
+def _kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is true of operations that do not wait is true of others."""
+    monkeypatch.setattr(Host, "waits", request.param)
+
+
 # ------------------------------------------------------------------------------ what is implemented
 
 
@@ -47,6 +54,7 @@ HANDED_ON: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "unmounted": ((), ()),
     "statvfs": ((), ()),
     "sync": ((True, CRED), (True, CRED)),
+    "snapshot": (("/srv/x.img",), ("/srv/x.img",)),
     "create": ((D, "n", "attr", 2, CRED), ("/d/n", "attr", 2, CRED)),
     "mknod": ((D, "n", "attr", CRED), ("/d/n", "attr", CRED)),
     "mkdir": ((D, "n", "attr", CRED), ("/d/n", "attr", CRED)),
@@ -82,6 +90,7 @@ HANDED_ON: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     "advlock": ((F, "set", "lock", 7, "file"), ("/d/f", "set", "lock", 7, "file")),
     "poll": ((F, 1, "file", None), ("/d/f", 1, "file", None)),
     "ioctl": ((F, 5, b"in", 8, "file", CRED), ("/d/f", 5, b"in", 8, "file", CRED)),
+    "suspend": ((1,), (1,)),
     "error": (("KIND", 5, "text", F), ("KIND", 5, "text", "/d/f")),
 }
 

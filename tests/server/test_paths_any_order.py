@@ -23,11 +23,12 @@ class AnyOrder(RuleBasedStateMachine):
     """
 
     NAMES = ("a", "b", "c")
+    HOST = Host
 
     def __init__(self) -> None:
         super().__init__()
         self.server = Shelf()
-        self.host = Host(self.server)
+        self.host = self.HOST(self.server)
         self.names: dict[Any, set[str]] = {}
         self.inos: dict[Any, int] = {}
         self.open: list[tuple[Any, Any]] = []
@@ -214,3 +215,17 @@ class AnyOrder(RuleBasedStateMachine):
 
 AnyOrder.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
 TestAnyOrder = AnyOrder.TestCase
+
+
+class Waiting(Host):
+    waits = True
+
+
+class AnyOrderWaiting(AnyOrder):
+    """The same with operations that wait."""
+
+    HOST = Waiting
+
+
+AnyOrderWaiting.TestCase.settings = settings(deadline=None, max_examples=20, stateful_step_count=30)
+TestAnyOrderWaiting = AnyOrderWaiting.TestCase

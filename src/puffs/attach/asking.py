@@ -12,6 +12,7 @@ from puffs.attach import rendezvous
 from puffs.attach.control import VERSION
 from puffs.attach.fuse.mountinfo import MountInfo, find_mount
 from puffs.attach.fuse.mountpoint import MountError, resolve, shown
+from puffs.kernel.mount import Refused
 
 SECONDS: Final = 5.0
 """How long an answer may take that the server has at hand."""
@@ -45,9 +46,9 @@ def ask(found: MountInfo, command: str, seconds: float = SECONDS, **arguments: o
 
     Raises:
         NoControl: nobody answers within `seconds`: ENOENT for no socket, ETIMEDOUT.
-        OSError: what the server refuses with.
+        OSError: what the server answers; `Refused` if it is the file server that does not agree.
     """
-    with _asked(found, command, seconds, arguments) as (result, _):
+    with _asked(found, command, seconds, arguments) as (result, *_):
         return result
 
 
@@ -60,15 +61,16 @@ def trace(found: MountInfo, only: list[str], idle: float) -> Iterator[Iterator[d
         only: the operations that are wanted; empty for all.
         idle: after so many seconds without any, an empty mapping comes.
     """
-    with _asked(found, "trace", SECONDS, {"only": only}) as (_, connection):
+    with _asked(found, "trace", SECONDS, {"only": only}) as (_, lines, connection):
         connection.settimeout(idle)
-        yield _lines(connection)
+        yield lines
 
 
 @contextmanager
 def _asked(
     found: MountInfo, command: str, seconds: float, arguments: dict[str, object]
-) -> Iterator[tuple[Any, socket.socket]]:
+) -> Iterator[tuple[Any, Iterator[dict[str, Any]], socket.socket]]:
+    """The result of a command, and the lines that follow it on the connection."""
     with _connected(found, seconds) as connection:
         asked = {"puffs": VERSION, "command": command, **arguments}
         try:
@@ -76,7 +78,8 @@ def _asked(
                 connection.sendall(json.dumps(asked).encode() + b"\n")
             except BrokenPipeError:
                 pass  # refused unheard: why is still to be read
-            answer = next(_lines(connection), None)
+            lines = _lines(connection)
+            answer = next(lines, None)
         except ConnectionResetError:
             answer = None
         if answer == {}:
@@ -84,8 +87,9 @@ def _asked(
         if answer is None:
             raise NoControl(errno.ENOENT, f"the server of {shown(found.mountpoint)} has gone")
         if not answer.get("ok"):
-            raise OSError(answer.get("errno", errno.EIO), str(answer.get("error")))
-        yield answer.get("result"), connection
+            kind = Refused if answer.get("refused") else OSError
+            raise kind(answer.get("errno", errno.EIO), str(answer.get("error")))
+        yield answer.get("result"), lines, connection
 
 
 @contextmanager

@@ -10,15 +10,18 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, NoReturn
+from urllib.parse import quote, unquote
 
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import unmount
 from puffs.attach.fuse.mountpoint import MountError, is_stale, resolve
+from puffs.attach.streams import flush_streams
 from puffs.kernel.mount import Mount
+from puffs.kernel.suspend import SECONDS
 
 logger = logging.getLogger("puffs")
 
@@ -53,13 +56,51 @@ class ChildMount:
                     _raise_for(refusal)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # it has been unmounted by somebody else and has ended
-            if self._reap() < 0:  # killed: nobody is left to unmount
-                _clear_away(self.mountpoint)
+            self._reap()
+
+    def suspend(self, seconds: float = SECONDS) -> None:
+        """As `Mount.suspend`."""
+        self._ask(f"suspend {seconds}")
+
+    def resume(self) -> None:
+        """As `Mount.resume`."""
+        self._ask("resume")
+
+    @contextmanager
+    def suspended(self, seconds: float = SECONDS) -> Iterator[None]:
+        """As `Mount.suspended`, for a `with` statement."""
+        self.suspend(seconds)
+        try:
+            yield
+        finally:
+            self.resume()
+
+    def sync(self) -> None:
+        """As `Mount.sync`."""
+        self._ask("sync")
+
+    def snapshot(self, destination: str | os.PathLike[str]) -> None:
+        """As `Mount.snapshot`; a relative path is one of this process."""
+        self._ask(f"snapshot {quote(os.path.abspath(destination), errors='surrogateescape')}")
+
+    def _ask(self, command: str) -> None:
+        """Have the child do what is one of `_COMMANDS`. Raises what it raises there."""
+        with self._lock:
+            if self._status is not None:
+                raise OSError(errno.ENXIO, f"{self.mountpoint} is not mounted any more")
+            try:
+                self._control.sendall(f"{command}\n".encode())
+                answer = self._lines.readline()
+            except (BrokenPipeError, ConnectionResetError):
+                answer = ""
+            if not answer:
+                raise OSError(errno.ENXIO, f"{self.mountpoint} is not mounted any more")
+            _raise_for(answer)
 
     def wait(self) -> int:
         """Wait until the child has ended, after an unmount by anybody.
 
-        Its exit status: 0, or minus the signal.
+        Its exit status: 0, or minus the signal that has killed it; then its mount is taken away.
         """
         try:
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)  # others may unmount meanwhile
@@ -74,6 +115,8 @@ class ChildMount:
             self._status = os.waitstatus_to_exitcode(status)
             self._lines.close()
             self._control.close()
+            if self._status < 0:  # nobody is left to unmount
+                _clear_away(self.mountpoint)
         return self._status
 
     def __enter__(self) -> "ChildMount":
@@ -85,7 +128,10 @@ class ChildMount:
 
 def _clear_away(mountpoint: str) -> None:
     """Unmount what is mounted there if it is a mount of ours whose server has gone."""
-    found = find_mount(resolve(mountpoint))
+    try:
+        found = find_mount(resolve(mountpoint))
+    except MountError:  # the way there has gone, or was a descriptor of the child's
+        return
     if found is not None and found.is_ours and is_stale(mountpoint):
         unmount(mountpoint, lazy=True)
 
@@ -131,8 +177,7 @@ def daemonize(run: Run) -> None:
 
 
 def _fork() -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_streams()
     return os.fork()
 
 
@@ -149,7 +194,7 @@ def _child(run: Run, control: socket.socket, *, stay: bool) -> NoReturn:
     finally:
         try:
             logging.shutdown()
-            sys.stderr.flush()
+            flush_streams()
         finally:
             os._exit(status)
 
@@ -173,16 +218,32 @@ def _settle(mount: Mount, control: socket.socket, stay: bool) -> None:
         ).start()
 
 
+_COMMANDS: Final[dict[str, Callable[[Mount, str], None]]] = {
+    "unmount": lambda mount, _: mount.unmount(),
+    "force": lambda mount, _: mount.unmount(force=True),
+    "suspend": lambda mount, seconds: mount.suspend(float(seconds)),
+    "resume": lambda mount, _: mount.resume(),
+    "sync": lambda mount, _: mount.sync(),
+    "snapshot": lambda mount, path: mount.snapshot(unquote(path, errors="surrogateescape")),
+}
+"""What the parent may ask for: a word, and behind a blank its argument."""
+_LAST: Final = ("unmount", "force")
+"""After these the child ends, which is the answer."""
+
+
 def _obey(mount: Mount, control: socket.socket) -> None:
     try:
         with control.makefile("r") as commands:
             for command in commands:
+                name, _, argument = command.strip().partition(" ")
                 try:
-                    mount.unmount(force=command.strip() == "force")
+                    _COMMANDS[name](mount, argument)
                 except OSError as exc:
                     _report(control, exc)
-                else:
+                    continue
+                if name in _LAST:
                     break
+                control.sendall(b"0\n")
     except OSError:  # the parent was killed with a line of ours unread
         pass
     try:

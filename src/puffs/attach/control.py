@@ -1,8 +1,9 @@
-"""The control socket of a served mount: status, statistics, traces, unmounting.
+"""The control socket of a served mount: status, statistics, traces, snapshots, unmounting.
 
 A client connects and sends one line, a JSON object: ``{"puffs": 1, "command": NAME, ...}``, where 1
 is `VERSION`. The answer is one line: ``{"ok": true, "result": ...}``, or ``{"ok": false, "errno":
-N, "error": TEXT}``. After the answer to ``trace`` there follows a line for each operation until one
+N, "error": TEXT}``, with ``"refused": true`` if it is the file server that does not agree to be
+unmounted. After the answer to ``trace`` there follows a line for each operation until one
 side closes. Only the owner of the server and root are listened to, by what the kernel says of them
 (SO_PEERCRED, unix(7)), and by where the socket lies (`rendezvous`).
 
@@ -16,10 +17,11 @@ import logging
 import os
 import select
 import socket
+import stat
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +33,9 @@ from puffs.attach.fuse.observe import Observation
 from puffs.attach.fuse.session import Session
 from puffs.attach.fuse.tally import summary
 from puffs.attach.fuse.trace import SlowLog, Trace, request
-from puffs.kernel.mount import Mount
+from puffs.kernel.fstrans import State
+from puffs.kernel.mount import Mount, Refused
+from puffs.kernel.suspend import SECONDS as SUSPEND_SECONDS
 
 logger = logging.getLogger("puffs")
 
@@ -49,6 +53,9 @@ _PARTING_SECONDS: Final = 2.0
 """How long the end of the server waits for answers to go out."""
 _TRACE_SECONDS: Final = 0.2
 """How often an idle trace looks whether somebody still reads it."""
+_PAUSE_MIN: Final = 0.01
+_PAUSE_MAX: Final = 1.0
+"""Seconds between two attempts to let a client in, where the first has failed."""
 _PEER: Final = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
@@ -71,12 +78,13 @@ class Control:
         self._slow: SlowLog | None = None
         self._began = time.monotonic()
         self._socket: socket.socket | None = None
+        self._pid = os.getpid()
         self._directory = -1
         self._name = ""
         self._inode = 0
         self._lock = threading.Lock()
         self._closing = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
         self._clients: dict[threading.Thread, socket.socket] = {}
         self._traces: set[Trace] = set()
 
@@ -97,7 +105,7 @@ class Control:
         except OSError as exc:
             logger.info("%s: no control socket: %s", self._mount.mountpoint, exc)
             return
-        atexit.register(self.close)
+        atexit.register(self._close_at_exit)
         threading.Thread(target=self._accept, name="puffs-control", daemon=True).start()
 
     def _listen(self, device: rendezvous.Device) -> None:
@@ -115,18 +123,22 @@ class Control:
         ):  # who comes second, as at the end of the interpreter, waits for the first
             self._close()
 
+    def _close_at_exit(self) -> None:
+        if os.getpid() == self._pid:  # not in a process that was forked from the one that listens
+            self.close()
+
     def _close(self) -> None:
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 return
-            self._closed = True
+            self._closed.set()
             traces, clients = list(self._traces), dict(self._clients)
         if self._socket is not None:
             rendezvous.remove_own(self._directory, self._name, self._inode)
             os.close(self._directory)
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept(2)
             self._socket.close()
-            atexit.unregister(self.close)
+            atexit.unregister(self._close_at_exit)
         for trace in traces:
             trace.end()
         deadline = time.monotonic() + _PARTING_SECONDS
@@ -140,27 +152,41 @@ class Control:
     # ---------------------------------------------------------------------------------- clients
 
     def _accept(self) -> None:
-        assert self._socket is not None
+        """Let clients in. Where that fails (out of descriptors, or threads), they wait a while."""
+        pauses = _pauses()
         while True:
             try:
-                connection, _ = self._socket.accept()
-            except OSError as exc:
-                if self._closed or exc.errno in (errno.EBADF, errno.EINVAL):
+                self._let_in()
+            except (OSError, RuntimeError) as exc:
+                if self._closed.is_set():
                     return
-                logger.error("%s: control socket: %s", self._mount.mountpoint, exc)
-                time.sleep(1)  # out of descriptors, most likely
-                continue
-            connection.settimeout(_COMMAND_SECONDS)
-            thread = threading.Thread(
-                target=self._client, args=(connection,), name="puffs-control-client", daemon=True
-            )
-            with self._lock:
-                full = self._closed or len(self._clients) >= CLIENTS_MAX
-                if not full:
+                pause = next(pauses)
+                if pause == _PAUSE_MIN:  # one line in the log is enough
+                    logger.error("%s: control socket: %s", self._mount.mountpoint, exc)
+                if self._closed.wait(pause):
+                    return
+            else:
+                pauses = _pauses()
+
+    def _let_in(self) -> None:
+        """Accept one client, and begin to serve it."""
+        assert self._socket is not None
+        connection, _ = self._socket.accept()
+        connection.settimeout(_COMMAND_SECONDS)
+        thread = threading.Thread(
+            target=self._client, args=(connection,), name="puffs-control-client", daemon=True
+        )
+        with self._lock:
+            full = self._closed.is_set() or len(self._clients) >= CLIENTS_MAX
+            if not full:
+                try:
                     thread.start()  # before `close` can find it, and wait for it
-                    self._clients[thread] = connection
-            if full:
-                self._turn_away(connection)
+                except RuntimeError:  # there can be no more threads
+                    connection.close()
+                    raise
+                self._clients[thread] = connection
+        if full:
+            self._turn_away(connection)
 
     def _turn_away(self, connection: socket.socket) -> None:
         with connection:
@@ -215,13 +241,14 @@ class Control:
         device = self._session.device
         assert device is not None
         status: dict[str, Any] = {
-            "state": mount.status.name.lower(),
+            "state": _state(mount),
             "mountpoint": mount.mountpoint,
             "name": mount.name,
             "pid": os.getpid(),
             "server_pid": os.getpid(),
             "version": puffs.__version__,
             "device": rendezvous.socket_name(device),
+            "args": mount.args.copyout(),
             "uptime": time.monotonic() - self._began,
             **self._session.facts(),
             "nodes": len(mount.vnodes),
@@ -262,10 +289,32 @@ class Control:
     def _sync(self, _asked: dict[str, Any]) -> None:
         self._mount.sync(True)
 
+    def _suspend(self, asked: dict[str, Any]) -> None:
+        seconds = asked.get("timeout", SUSPEND_SECONDS)
+        if not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+            raise ValueError("suspend: timeout must be a number of seconds")
+        self._mount.suspend(seconds)
+
+    def _resume(self, _asked: dict[str, Any]) -> None:
+        self._mount.resume()
+
+    def _snapshot(self, asked: dict[str, Any]) -> dict[str, Any]:
+        destination = asked.get("destination")
+        if not isinstance(destination, str) or not os.path.isabs(destination):
+            raise ValueError("destination: must be an absolute path")
+        began = time.monotonic()
+        self._mount.snapshot(destination)
+        seconds = time.monotonic() - began
+        made = os.lstat(destination)
+        return {
+            "seconds": seconds,
+            "bytes": made.st_size if stat.S_ISREG(made.st_mode) else None,
+        }
+
     def _trace(self, asked: dict[str, Any]) -> Trace:
         trace = Trace(self._observation, _wanted(asked.get("only")))
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise OSError(errno.ENXIO, f"{self._mount.mountpoint} is being unmounted")
             self._traces.add(trace)
         self._observation.add(trace)
@@ -291,10 +340,19 @@ class Control:
         "stats": _stats,
         "unmount": _unmount,
         "sync": _sync,
+        "suspend": _suspend,
+        "resume": _resume,
+        "snapshot": _snapshot,
     }
 
 
 COMMANDS: Final = (*sorted(Control._commands), "trace")
+
+
+def _state(mount: Mount) -> str:
+    """The state of a mount in one word: "suspended" is one of those in which it runs."""
+    state = mount.fstrans.state
+    return (mount.status if state is State.NORMAL else state).name.lower()
 
 
 def _command(connection: socket.socket) -> dict[str, Any]:
@@ -342,13 +400,26 @@ def _send(connection: socket.socket, *messages: dict[str, Any]) -> None:
 def _refuse(connection: socket.socket, exc: Exception) -> None:
     code = exc.errno if isinstance(exc, OSError) and exc.errno else errno.EINVAL
     text = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-    _send(connection, {"ok": False, "errno": code, "error": text or type(exc).__name__})
+    if isinstance(exc, OSError) and exc.filename:
+        text = f"{exc.filename}: {text}"
+    answer = {"ok": False, "errno": code, "error": text or type(exc).__name__}
+    if isinstance(exc, Refused):
+        answer["refused"] = True
+    _send(connection, answer)
     # What was not read when it is closed would make the client see a reset, and not the refusal.
     connection.settimeout(_REFUSAL_SECONDS)
     connection.shutdown(socket.SHUT_WR)
     rest = LINE_MAX
     while rest > 0 and (part := connection.recv(4096)):
         rest -= len(part)
+
+
+def _pauses() -> Iterator[float]:
+    """Longer and longer ones, up to a limit."""
+    pause = _PAUSE_MIN
+    while True:
+        yield pause
+        pause = min(2 * pause, _PAUSE_MAX)
 
 
 def _shut(connection: socket.socket) -> None:

@@ -12,6 +12,7 @@ has it serve a request:
 import os
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
+from inspect import iscoroutine
 from typing import Any
 
 from puffs.attach.fuse.reader import Read, Stop
@@ -22,6 +23,24 @@ from puffs.server.stepping import WAITING, Done, aside
 
 StartSoon = Callable[[Callable[[], Awaitable[None]]], object]
 """Starts a task that runs a coroutine function: `start_soon` of a nursery or a task group."""
+
+
+def at_once(result: Any) -> Any:
+    """The result of an operation that is called before the program's loop can serve.
+
+    Raises `TypeError` when it is a coroutine that waits.
+    """
+    if not iscoroutine(result):
+        return result
+    try:
+        result.send(None)
+    except StopIteration as stop:
+        return stop.value
+    result.close()
+    raise TypeError(
+        f"{result.__qualname__} waits before the session can be served: `mount`, and `getattr` of "
+        "the root, must not"
+    )
 
 
 class TaskStepper:

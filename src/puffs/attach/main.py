@@ -16,6 +16,7 @@ from puffs.attach.fuse.options import help_text
 from puffs.attach.fuse.places import MountPoint, Where, place_of
 from puffs.attach.logs import JsonFormatter
 from puffs.attach.serve import Options, Server, parsed_options, run
+from puffs.attach.streams import open_streams
 from puffs.attach.systemd import notify
 from puffs.kernel.mount import Mount
 
@@ -48,6 +49,7 @@ def main(fs: Server, argv: Sequence[str] | None = None) -> NoReturn:
     The logger "puffs" is given a handler where the program has set up none: stderr with ``-f``,
     else syslog.
     """
+    open_streams()
     parser = argparse.ArgumentParser(
         description=_description(fs),
         epilog=f"OPTIONS, separated by commas:\n{help_text()}",

@@ -17,15 +17,15 @@ from typing import Any, Literal, cast, overload
 
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.control import Control
-from puffs.attach.driven import DrivenSession, StartSoon
+from puffs.attach.driven import DrivenSession, StartSoon, at_once
 from puffs.attach.fuse.doors.handed import descriptor_of
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
-from puffs.kernel.args import MountArgs
-from puffs.kernel.mount import Mount, Servable
-from puffs.server.stepping import is_async
+from puffs.attach.fuse.syscalls import MS_REMOUNT
+from puffs.kernel.args import MNT_UPDATE, REQUEST_HEADER, KernelFlag, MountArgs, check_flags
+from puffs.kernel.mount import Mount, Servable, name_of
 
 logger = logging.getLogger("puffs")
 
@@ -37,6 +37,8 @@ It is then built where it serves.
 
 Options = str | Iterable[str] | MountOptions
 """Mount options as after `-o`: one string, several, or parsed."""
+
+_FOR_WRITEBACK = frozenset(("read", "write", "setattr"))
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -155,15 +157,14 @@ def session(
     """Mount `fs` on `mountpoint` for an event loop of the program's own to serve: see `driven`.
 
     `start_soon` starts a task, as a nursery's does: `async def` operations need it. Raises as `run`
-    does; `TypeError` for `async def` operations without `start_soon`.
+    does; `TypeError` for `async def` operations without `start_soon`, and for a `mount`, or a
+    `getattr` of the root, that waits: both are called here, before the loop can serve anything.
     """
     request = _Request(fs, mountpoint, options, lambda _: None, None)
     server, args = request.built()
-    if server.asynchronous and (start_soon is None or is_async(server.operations()["mount"])):
-        raise TypeError(
-            "a session with async def operations needs start_soon, and a `mount` that is a def"
-        )
-    session, connection = request.connect(Mount(server, args))
+    if server.asynchronous and start_soon is None:
+        raise TypeError("a session with async def operations needs start_soon")
+    session, connection = request.connect(Mount(server, args, finish=at_once))
     return DrivenSession(session, start_soon, connection.ended)
 
 
@@ -236,6 +237,7 @@ class _Request:
     def built(self) -> tuple[Servable, MountArgs]:
         """The file server (a class or a function is called for it), and what is asked for it."""
         wanted = self.wanted()
+        check_flags(MNT_UPDATE if wanted.flags & MS_REMOUNT else 0)
         server = self.fs
         if isinstance(server, type) or not hasattr(server, "operations"):
             server = cast(Callable[[], Servable], server)()
@@ -244,20 +246,44 @@ class _Request:
             raise OptionError(
                 "threads: this file server has async def operations, which one thread serves"
             )
-        name = server.name or type(server).__name__.lower()
-        return server, MountArgs(name, request_size=wanted.max_write or 0)
+        lacking = _FOR_WRITEBACK - server.operations().keys() if wanted.writeback else ()
+        if lacking:
+            raise OptionError(
+                "writeback: the kernel fills up pages and sets sizes and times later, for which "
+                f"this file server lacks {', '.join(sorted(lacking))}"
+            )
+        asked = {
+            "name": name_of(server),
+            "flags": int(
+                (0 if wanted.namecache else KernelFlag.NOCACHE_NAME)
+                | (0 if wanted.pagecache else KernelFlag.NOCACHE_PAGE)
+            ),
+            "fhsize": server.fhsize,
+            "fhflags": server.fhflags,
+            "request_size": REQUEST_HEADER + wanted.max_write if wanted.max_write else 0,
+        }
+        return server, MountArgs.copyin(asked)
 
     def connect(
         self, mount: Mount, connecting: Callable[[], None] = lambda: None
     ) -> tuple[Session, Connection]:
-        """Mount what the kernel half is built for, after `connecting`. On failure that is told."""
-        try:
-            connecting()
-            connection = place_of(self.mountpoint).connect(mount, self.wanted())
-        except BaseException:
-            mount.abandon()
-            raise
-        mount.mountpoint = connection.mountpoint
+        """Mount what the kernel half is built for (`Place.connect`).
+
+        On failure nothing is left, and the file server has been told (M23, M31).
+        """
+        with ExitStack() as undo:
+            undo.callback(mount.abandon)
+            connection = place_of(self.mountpoint).connect(mount, self.wanted(), connecting)
+            undo.callback(connection.give_up)
+            mount.mountpoint = connection.mountpoint
+            # The host's page cache is the only one, also for who uses the mount in process.
+            mount.pages.allowed = False
+            served = self._session(mount, connection)
+            undo.pop_all()
+        return served
+
+    def _session(self, mount: Mount, connection: Connection) -> tuple[Session, Connection]:
+        """What serves a connection; and the connection, whose end is that of its control too."""
 
         def ready() -> None:
             control.start()
@@ -270,7 +296,8 @@ class _Request:
         session = session_of(
             connection,
             mount,
-            max_write=mount.args.request_size,
+            max_write=mount.args.payload,
+            writeback=self.wanted().writeback,
             on_ready=ready,
             on_table=self.on_table,
         )

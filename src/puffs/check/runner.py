@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ from typing import IO, Any, Final
 
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import abort_connection, unmount
+from puffs.attach.streams import flush_streams
 from puffs.check.registry import Check
 from puffs.check.result import Mode, Outcome, Result, Verdict
 from puffs.check.worker import Factory, Job, ended, run_worker
@@ -132,8 +132,7 @@ class WorkerProcess:
         self._server = -1  # a pidfd: unlike a number it never means another process
         self._control, theirs = socket.socketpair()
         self._lines = self._control.makefile("rb")
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         self._pid = os.fork()
         if self._pid == 0:
             self._control.close()

@@ -3,9 +3,12 @@
 import sys
 from importlib.util import find_spec
 
+from puffs.attach.streams import open_streams
+
 
 def main() -> None:
     """Run the command line of this program and end it."""
+    open_streams()
     if find_spec("click") is None or find_spec("rich") is None:
         sys.exit("puffs: the command line needs click and rich: pip install 'puffs[cli]'")
     try:

@@ -17,6 +17,9 @@ COMMANDS = {
     "trace": "puffs.cli.trace",
     "metrics": "puffs.cli.metrics",
     "sync": "puffs.cli.sync",
+    "suspend": "puffs.cli.suspend",
+    "resume": "puffs.cli.resume",
+    "snapshot": "puffs.cli.snapshot",
     "shell": "puffs.cli.shell",
     "exec": "puffs.cli.exec",
     "serve": "puffs.cli.serve",
@@ -70,6 +73,8 @@ def app() -> None:
     \b
       mem:                               in memory
       mem:?size=64M&files=1000           the same, with limits
+      mem:?image=/srv/x.img              the same, as puffs snapshot has saved it
+      null:/srv/data                     a directory of this machine
       package.module:Class?key=value     a class of yours that can be imported
       ./file.py:Class?key=value          a class of yours in a file
       NAME:ARGUMENT?key=value            what a package has registered as NAME

@@ -58,24 +58,22 @@ def gather(destination: Path, tick: Tick) -> None:
 
     A copy stays as it is while the demo looks at it, and `cp` need not be told what to leave out.
     """
-    copied = 0
 
     def copy(source: str, target: str) -> None:
-        nonlocal copied
         shutil.copy2(source, target, follow_symlinks=False)
-        copied += 1
         tick()
 
     for left_out in ((*LEFT_OUT, BYTE_CODE), LEFT_OUT):
-        if copied < ENOUGH:
-            shutil.copytree(
-                sysconfig.get_path("stdlib"),
-                destination,
-                symlinks=True,
-                ignore=shutil.ignore_patterns(*left_out),
-                copy_function=copy,
-                dirs_exist_ok=True,
-            )
+        shutil.rmtree(destination, ignore_errors=True)
+        shutil.copytree(
+            sysconfig.get_path("stdlib"),
+            destination,
+            symlinks=True,
+            ignore=shutil.ignore_patterns(*left_out),
+            copy_function=copy,
+        )
+        if sum(len(files) for _, _, files in os.walk(destination)) >= ENOUGH:
+            break
     packages = [path.name for path in destination.iterdir() if path.is_dir()]
     links = destination / "links"
     links.mkdir()

@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 
 from puffs.attach.fuse.options import OptionError, is_option, parse_options
 from puffs.attach.main import mount_command
+from puffs.attach.streams import open_streams
 from puffs.cli.spec import SpecError, parse_spec
 
 USAGE: Final = 1
@@ -40,6 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main() -> NoReturn:
     """Run the command line of this program and end it."""
+    open_streams()
     parser = _Parser(prog="mount.puffs", description="Mount the file system SPEC on DIR.")
     parser.add_argument("spec", metavar="SPEC", help="as `puffs --help` explains it")
     parser.add_argument("directory", metavar="DIR")

@@ -22,13 +22,20 @@ NOT_FOUND: Final = 127
 
 @click.command()
 @click.argument("spec", metavar="SPEC")
-@click.option("-c", "line", metavar="COMMANDS", help="Run these, separated by ;, and end.")
-def shell(spec: str, line: str | None) -> None:
+@click.option(
+    "-c",
+    "lines",
+    metavar="COMMANDS",
+    multiple=True,
+    help="Run these, separated by ;, and end; may be given several times.",
+)
+def shell(spec: str, lines: tuple[str, ...]) -> None:
     """Use the file system SPEC in this process, with nothing mounted.
 
-    The commands are ls, cat, cp, tree, stat, find, rm, mkdir, mv, write, cd, pwd, help and exit;
-    help tells how each is called. For cp, a path host:PATH is one of this machine. With -c the exit
-    status is that of the last command that has failed, or 0.
+    The commands are ls, cat, cp, tree, stat, find, rm, mkdir, mv, write, snapshot, cd, pwd, help
+    and exit; help tells how each is called. For cp and snapshot, a path host:PATH is one of this
+    machine. With -c, and where commands come from a file or a pipe, the exit status is that of the
+    last command that has failed, or 0.
 
     \b
     Examples:
@@ -38,10 +45,13 @@ def shell(spec: str, line: str | None) -> None:
     """
     with puffs.local(parse_spec(spec).factory) as vfs:
         session = Session(Files(vfs))
-        if line is not None:
-            session.run(line)
-            sys.exit(session.failed)
-        session.interact(spec)
+        terminal = not lines and sys.stdin.isatty()
+        if not lines:
+            session.interact(spec, terminal)
+        for line in lines:
+            if not session.run(line):
+                break
+        sys.exit(0 if terminal else session.failed)
 
 
 class Session:
@@ -68,9 +78,8 @@ class Session:
             return False
         return True
 
-    def interact(self, title: str) -> None:
+    def interact(self, title: str, terminal: bool) -> None:
         """Read and run lines until the end of the input, or `exit`."""
-        terminal = sys.stdin.isatty()
         if terminal:
             _edit_lines(self)
             print(f"{title}: `help` lists the commands, ^D ends")

@@ -39,7 +39,7 @@ class Files:
     def path(self, text: str) -> str:
         """A path within the file system, absolute."""
         if text.startswith(HOST_PREFIX):
-            raise UsageError(f"{text} is a path of the host: only cp takes those")
+            raise UsageError(f"{text} is a path of the host: only cp and snapshot take those")
         return posixpath.join(self.cwd, text)
 
     def place(self, text: str) -> Place:
@@ -312,6 +312,19 @@ def write(files: Files, args: Any) -> None:
             return
         while data := sys.stdin.buffer.read(1 << 20):
             stream.write(data)
+
+
+@_command(
+    "snapshot",
+    f"save the whole file system to {HOST_PREFIX}PATH",
+    _argument("destination", metavar=f"{HOST_PREFIX}PATH"),
+)
+def snapshot(files: Files, args: Any) -> None:
+    """Save the whole file system to a path of the host."""
+    place = files.place(args.destination)
+    if place.side is not HOST:
+        raise UsageError(f"it is saved to this machine: write {HOST_PREFIX}{args.destination}")
+    files.vfs.snapshot(place.path)
 
 
 @_command("cd", "go to a directory", _argument("path", metavar="PATH", nargs="?", default="/"))

@@ -74,7 +74,7 @@ def parse_spec(text: str) -> Spec:
     keywords = _keywords(query)
     registered = _registered(left)
     if registered is not None:
-        positional = [unquote(right)] if right else []
+        positional = [_decoded(right)] if right else []
         return _spec(_load(left, registered), left, positional, keywords)
     home, _, path = place.rpartition(":")  # a file's name may hold colons, the path of a class not
     if not _is_dotted(path):
@@ -120,8 +120,13 @@ def _keywords(query: str) -> dict[str, str]:
             )
         if key in keywords:
             raise SpecError(f"argument {key!r} is given twice")
-        keywords[key] = unquote(value)
+        keywords[key] = _decoded(value)
     return keywords
+
+
+def _decoded(text: str) -> str:
+    """What an argument says. It may be a path of any bytes."""
+    return unquote(text, errors="surrogateescape")
 
 
 # Finding

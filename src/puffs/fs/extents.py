@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 CHUNK: Final = 1 << 16
-"""Bytes are kept in pieces of up to this size."""
+"""Bytes are kept in pieces of up to this size; so they are in images, whose format fixes it."""
 
 _ZEROS: Final = bytes(CHUNK)
 
@@ -154,6 +154,14 @@ class Extents:
         while (have := len(self._chunks.get(index, b""))) == CHUNK:
             index, start = index + 1, 0
         return index * CHUNK + max(start, have)
+
+    def chunks(self) -> Iterator[tuple[int, bytearray]]:
+        """What is kept, in order: pieces with their offsets. Nobody may change anything meanwhile.
+
+        A piece is kept by one `write` of it.
+        """
+        for index in sorted(self._chunks):
+            yield index * CHUNK, self._chunks[index]
 
     def _cut(self, index: int, start: int, end: int) -> None:
         """Take a range out of one chunk: its end is given back, its middle becomes zeros."""

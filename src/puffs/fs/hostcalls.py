@@ -5,6 +5,7 @@ lets go of the GIL meanwhile.
 """
 
 import ctypes
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from errno import ENOSYS, EOPNOTSUPP, EOVERFLOW
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
+FICLONE: Final = getattr(fcntl, "FICLONE", 0x40049409)  # named from Python 3.12 on
 UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
 
@@ -21,6 +23,8 @@ _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _MAX_HANDLE_SZ: Final = 128
+HANDLE_MAX: Final = 8 + _MAX_HANDLE_SZ
+"""The longest that `file_handle` gives: a `struct file_handle`, with its length and type."""
 _STATX_BTIME: Final = 0x800
 _STATX_MNT_ID: Final = 0x1000
 _CAP_SETGID: Final = 1 << 6
@@ -166,6 +170,11 @@ def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int]) -> None
     [utimensat(2)]
     """
     _check(_utimensat(_AT_FDCWD, os.fsencode(path), _TIMES.pack(*atime, *mtime), 0))
+
+
+def ficlone(fd: int, source: int) -> None:
+    """Let the file `fd` have the contents of `source` by sharing its blocks. [FICLONE(2const)]"""
+    fcntl.ioctl(fd, FICLONE, source)
 
 
 def syncfs(fd: int) -> None:

@@ -26,13 +26,14 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
-from errno import ELOOP, EMFILE, ENFILE, ENOENT, ENOTDIR, ESTALE
+from errno import ELOOP, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR, ESTALE
 from hashlib import blake2b
 from struct import Struct
 from typing import Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from puffs.fs import hostcalls
+from puffs.fs.hosthandles import HandleNumbers
 
 T = TypeVar("T")
 
@@ -117,11 +118,11 @@ class Node:
 
     There is one for each `key`, as long as anybody refers to it; `born` is 0 unless the key alone
     does not say which file it is. `parent` and `name` are where it was last seen; both are of no
-    use for the root and for a file that was made without a name. `ino` is the inode number that is
-    shown, `generation` 32 bits that another file with this number will not have, `type` that of
-    stat(2). `opens` counts open files; while there are any, `descriptor` stays. `stamp` is the
-    version of its contents that the host has cached, `btime_ns` the time of birth once it was asked
-    for.
+    use for the root and for a file that was made without a name, or found by its handle. `ino` is
+    the inode number that is shown, `generation` 32 bits that another file with this number will not
+    have, nor this one below another root directory, `type` that of stat(2). `opens` counts open
+    files; while there are any, `descriptor` stays. `stamp` is the version of its contents that the
+    host has cached, `btime_ns` the time of birth once it was asked for.
     """
 
     __slots__ = (
@@ -187,11 +188,11 @@ class HostFiles:
         descriptor = Descriptor(os.open(directory, _PATH | os.O_DIRECTORY))
         if not os.path.exists(descriptor.path):
             raise OSError(ENOENT, "null: needs /proc: mount -t proc proc /proc")
-        (mount_id, _), _ = self._identify(descriptor)
-        self._mounts[mount_id] = _find_mount(mount_id)
+        (self._mount_id, self._root_handle), _ = self._identify(descriptor)
+        self._numbers = HandleNumbers(self._root_handle)
+        self._mounts[self._mount_id] = _find_mount(self._mount_id)
         self.root, _ = self.adopt(descriptor, None, "")
         self.opened(self.root)  # and never closed
-        self._handles_of = mount_id
         self._handles = self._open_for_handles(descriptor)
 
     def close(self) -> None:
@@ -235,6 +236,73 @@ class HostFiles:
                 node.parent, node.name = parent, name
             self._hold(node, descriptor)
         return node, st
+
+    def number(self, node: Node) -> int:
+        """The number by which `by_number` finds a file, in any run of this program.
+
+        That is not the inode number that is shown. A file that cannot be found so, because its file
+        system has no handles or others, or because it is in another mount than the root directory,
+        has its inode number here, which leads nowhere.
+        """
+        number = self._numbers.number(node.key[1]) if node.key[0] == self._mount_id else None
+        return number or node.ino
+
+    def by_number(self, number: int) -> tuple[Node, os.stat_result]:
+        """The file with a number. ESTALE when it is gone, or cannot be found so."""
+        handle = self._numbers.handle(number)
+        if handle is None:
+            raise _stale()
+        return self.by_handle(handle)
+
+    def by_handle(self, handle: bytes) -> tuple[Node, os.stat_result]:
+        """The file of the root directory's mount that has this handle. ESTALE when it is gone.
+
+        Also for a directory that is not below the root directory. Of other files that cannot be
+        told.
+        """
+        if self._handles is None:
+            raise _stale()
+        try:
+            fd = self.opening(hostcalls.open_by_handle_at, self._handles, handle, _ENTRY)
+        except OSError as exc:
+            if exc.errno in (EMFILE, ENFILE, ENOMEM):
+                raise
+            raise _stale() from None  # what was given can be anything, and this is no file
+        descriptor = Descriptor(fd)
+        if self._identify(descriptor)[0] != (self._mount_id, handle):
+            raise _stale()
+        if stat.S_ISDIR(os.stat(descriptor).st_mode) and not self._is_below_root(descriptor):
+            raise _stale()
+        return self.adopt(descriptor, None, "")
+
+    def lasting_handle(self, node: Node) -> bytes | None:
+        """The handle by which `by_handle` finds a file, in any run; None where there is none."""
+        return node.key[1] if self._handles and node.key[0] == self._mount_id else None
+
+    def above(self, dir: Node) -> tuple[Node, os.stat_result]:
+        """The directory that `dir` is in. ESTALE when others have moved it away from here."""
+        descriptor = self.descriptor(dir)
+        if dir is not self.root:
+            descriptor = self._up(descriptor)
+            if not self._is_below_root(descriptor):
+                raise _stale()
+        return self.adopt(descriptor, None, "")
+
+    def _up(self, fd: Descriptor) -> Descriptor:
+        return Descriptor(self.opening(os.open, "..", _PATH | os.O_DIRECTORY, dir_fd=fd))
+
+    def _is_below_root(self, fd: Descriptor) -> bool:
+        """Whether a directory is the root directory, or somewhere in it."""
+        key, _ = self._identify(fd)
+        while key != self.root.key:
+            try:
+                fd = self._up(fd)
+            except FileNotFoundError:  # it is in no directory, or in none of this mount
+                return False
+            before, (key, _) = key, self._identify(fd)
+            if key == before:  # the top of all there is
+                return False
+        return True
 
     def descriptor(self, node: Node) -> Descriptor:
         """The descriptor of `node`. ESTALE when it cannot be found any more."""
@@ -322,12 +390,13 @@ class HostFiles:
 
     def _new_volume(self, mount_id: int, st: os.stat_result, fd: int) -> Volume:
         fsid = os.statvfs(fd).f_fsid or st.st_dev
-        seed = zlib.crc32(fsid.to_bytes(8, "little"))
+        checksum = zlib.crc32(fsid.to_bytes(8, "little"))
         with self._lock:
             taken = {volume.tag for volume in self._volumes.values()}
-            tag = seed % (_TAGS - 1) + 1 if taken else 0
+            tag = checksum % (_TAGS - 1) + 1 if taken else 0
             while tag in taken and len(taken) < _TAGS:
                 tag = (tag + 1) % _TAGS
+            seed = zlib.crc32(self._root_handle, checksum)
             volume = Volume(seed, tag, self._mounts[mount_id].fstype in _LOCAL)
             return self._volumes.setdefault((mount_id, st.st_dev), volume)
 
@@ -388,7 +457,7 @@ class HostFiles:
     def _at_once(self, node: Node) -> Descriptor | None:
         """A descriptor of `node` that takes no name: it has one after all, or by its handle."""
         descriptor = node.descriptor
-        if descriptor is None and self._handles is not None and node.key[0] == self._handles_of:
+        if descriptor is None and self._handles is not None and node.key[0] == self._mount_id:
             try:
                 fd = self.opening(hostcalls.open_by_handle_at, self._handles, node.key[1], _ENTRY)
             except OSError:

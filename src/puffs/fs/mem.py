@@ -2,6 +2,7 @@
 
     puffs mount mem: /mnt/x
     puffs mount 'mem:?size=64M&files=1000' /mnt/x
+    puffs mount 'mem:?image=/srv/x.img' /mnt/x
 
 Nobody but this file server can change its files, so a host may trust for ever what it was told.
 What it must ask anew after a change it knows: FUSE drops the attributes of every file and directory
@@ -15,7 +16,7 @@ steps of a dict, and contents as `Extents` says.
 """
 
 import os
-import re
+import secrets
 import stat
 import threading
 import time
@@ -31,13 +32,16 @@ from errno import (
     ENXIO,
     EOPNOTSUPP,
     EPERM,
+    ESTALE,
 )
-from itertools import count
+from struct import Struct
 from typing import ClassVar, Final
 
 import puffs
 from puffs.fs.extents import CHUNK, Extents
+from puffs.fs.image import Image, load, save
 from puffs.fs.nodes import (
+    FILE_MAX,
     NAME_MAX,
     Directory,
     File,
@@ -47,11 +51,11 @@ from puffs.fs.nodes import (
     check_replaceable,
     directory,
     error,
+    is_xattr,
     regular,
+    xattr_cost,
 )
 
-FILE_MAX: Final = (1 << 63) - 1
-"""The largest size of a file: offsets are signed 64 bits (off_t)."""
 BLOCK: Final = 4096
 """The unit of `statvfs`."""
 COPY_MAX: Final = 1 << 24
@@ -71,10 +75,9 @@ _RENAME_FLAGS: Final = frozenset(
         puffs.RENAME_EXCHANGE,
     )
 )
-# Not system.posix_acl_*: who sets an ACL relies on it to set the mode, too, which only a file
-# system that knows ACLs does. Told that they are not supported, cp(1) and the like use chmod(2).
-_XATTR: Final = re.compile(r"(user|trusted|security)\..+", re.DOTALL)
 _CAPABILITY: Final = "security.capability"
+_HANDLE: Final = Struct("<QI")
+"""A file handle: the inode number and the generation."""
 _SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
@@ -84,40 +87,51 @@ class MemFS(puffs.FileSystem[Node]):
     `size` is how many bytes the contents and extended attributes of its files may take (0: as much
     memory as the machine has), `files` how many files and directories it may hold beside its root
     (0: any number). Strings with K, M or G for powers of 1024 will do, as in
-    `mem:?size=64M&files=1000`. What goes beyond fails with ENOSPC. Raises `ValueError` when they
-    are no such numbers.
+    `mem:?size=64M&files=1000`. What goes beyond fails with ENOSPC.
 
-    The tree lives as long as this object: unmounted and mounted again, it is still there.
+    `image` is a file that `snapshot` wrote: what is in it, is here, and the file itself is left
+    alone from then on. None: a new file system, which is empty.
+
+    The tree lives as long as this object: unmounted and mounted again, it is still there, and file
+    handles are still good.
+
+    Raises `ValueError` when limits are no such numbers, and for an image that is none, is damaged
+    or goes beyond the limits; `OSError` when it cannot be read.
     """
 
     name: ClassVar[str] = "mem"
     name_ttl: ClassVar[float] = puffs.FOREVER
     attr_ttl: ClassVar[float] = puffs.FOREVER
     negative_ttl: ClassVar[float] = puffs.FOREVER
+    fhsize: ClassVar[int] = _HANDLE.size
 
-    def __init__(self, size: int | str = 0, files: int | str = 0) -> None:
+    def __init__(
+        self,
+        size: int | str = 0,
+        files: int | str = 0,
+        image: str | os.PathLike[str] | None = None,
+    ) -> None:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self._size = _number("size", size) or memory
         self._max_files = _number("files", files)
         self._lock = threading.RLock()
-        self._used = 0
-        self._files = 0
         # Files that lost their last name, or never had one, and that the host still knows.
         self._nameless: set[Node] = set()
-        self._inos = count(1)  # never used twice, so that generation 0 does for all
-        now = time.time_ns()
-        attr = puffs.Attr(
-            stat.S_IFDIR | 0o755,
-            uid=os.geteuid(),
-            gid=os.getegid(),
-            atime_ns=now,
-            mtime_ns=now,
-            ctime_ns=now,
-            btime_ns=now,
-            ino=next(self._inos),
-        )
-        self._root = Directory(attr)
-        self._root.parent = self._root
+        # No inode number is used twice. But what was made after the last image is forgotten with
+        # this object, and so are its numbers: who starts from that image goes on with another
+        # generation.
+        self._generation = secrets.randbits(32)
+        if image == "":
+            raise ValueError("mem: image= names no file: write one as in image=/srv/x.img")
+        if image is None:
+            begin = _empty(self._generation)
+        else:
+            begin = load(image, self._size, self._max_files)
+        self._root = begin.root
+        self._by_ino = begin.nodes
+        self._next_ino = begin.next_ino
+        self._files = len(begin.nodes) - 1
+        self._used = begin.used
 
     # ----------------------------------------------------------------------- the whole file system
 
@@ -136,9 +150,36 @@ class MemFS(puffs.FileSystem[Node]):
             namemax=NAME_MAX,
         )
 
+    def snapshot(self, destination: str) -> None:
+        """Write an image of all files that have a name to the host's file `destination`.
+
+        `image` of this class reads it, and `puffs.fs.image` says what is in it.
+        """
+        with self._lock:
+            save(destination, self._root, self._next_ino)
+
     def fileid(self, node: Node) -> tuple[int, int]:
-        """The inode number, which no other file will ever have; thus generation 0."""
-        return node.attr.ino, 0
+        """The inode number and the generation; both are kept in images."""
+        return node.attr.ino, node.generation
+
+    def vget(self, ino: int) -> puffs.Entry:
+        """The file with an inode number. One without a name is found while anybody knows it."""
+        node = self._by_ino.get(ino)
+        if node is None:
+            raise error(ESTALE)
+        return puffs.Entry(node, node.attr)
+
+    def nodetofh(self, node: Node) -> bytes:
+        """What `fileid` says, as bytes."""
+        return _HANDLE.pack(node.attr.ino, node.generation)
+
+    def fhtonode(self, fid: bytes) -> Node:
+        """The file of a handle. ESTALE when it is gone, or was never here."""
+        ino, generation = _HANDLE.unpack(fid)
+        node = self._by_ino.get(ino)
+        if node is None or generation != node.generation:
+            raise error(ESTALE)
+        return node
 
     def reclaim(self, node: Node) -> None:
         """Free a file that has no name: nobody can reach it any more."""
@@ -146,9 +187,10 @@ class MemFS(puffs.FileSystem[Node]):
             if node not in self._nameless:
                 return
             self._nameless.remove(node)
+            del self._by_ino[node.attr.ino]
             self._files -= 1
             if node.xattrs is not None:
-                self._used -= sum(map(_xattr_cost, node.xattrs, node.xattrs.values()))
+                self._used -= sum(map(xattr_cost, node.xattrs, node.xattrs.values()))
                 node.xattrs = None
             if isinstance(node, File) and node.extents is not None:
                 self._used -= node.extents.allocated
@@ -157,8 +199,8 @@ class MemFS(puffs.FileSystem[Node]):
     # ---------------------------------------------------------------------------------------- names
 
     def lookup(self, dir: Node, name: str, cred: puffs.Cred) -> puffs.Entry:
-        """Find a name. ENOENT, ENOTDIR, ENAMETOOLONG."""
-        node = directory(dir).find(name)
+        """Find a name. ENOENT, ENOTDIR, ENAMETOOLONG; ESTALE for ".." in what was removed."""
+        node = directory(dir).above() if name == ".." else directory(dir).find(name)
         return puffs.Entry(node, node.attr)
 
     def create(
@@ -430,7 +472,7 @@ class MemFS(puffs.FileSystem[Node]):
                 raise error(EEXIST)
             if old is None and flags & os.XATTR_REPLACE:
                 raise error(ENODATA)
-            cost = _xattr_cost(name, value) - (0 if old is None else _xattr_cost(name, old))
+            cost = xattr_cost(name, value) - (0 if old is None else xattr_cost(name, old))
             if cost > self._size - self._used:
                 raise error(ENOSPC)
             node.xattrs = {**xattrs, name: bytes(value)}
@@ -470,7 +512,10 @@ class MemFS(puffs.FileSystem[Node]):
         if self._max_files and self._files >= self._max_files:
             raise error(ENOSPC)
         self._files += 1
-        node.attr.ino = next(self._inos)
+        node.attr.ino = self._next_ino
+        node.generation = self._generation
+        self._next_ino += 1
+        self._by_ino[node.attr.ino] = node
         puffs.inherit(parent.attr, node.attr)
 
     def _whiteout(self, parent: Directory, cred: puffs.Cred) -> Node:
@@ -539,13 +584,32 @@ class MemFS(puffs.FileSystem[Node]):
 
     def _drop_xattr(self, node: Node, name: str) -> None:
         xattrs = dict(node.xattrs or {})
-        self._used -= _xattr_cost(name, xattrs.pop(name))
+        self._used -= xattr_cost(name, xattrs.pop(name))
         node.xattrs = xattrs or None
 
     def _drop_capability(self, node: Node) -> None:
         """Who writes to a file or changes its owner takes its capabilities. [capabilities(7)]"""
         if node.xattrs is not None and _CAPABILITY in node.xattrs:
             self._drop_xattr(node, _CAPABILITY)
+
+
+def _empty(generation: int) -> Image:
+    """A new file system: a root that belongs to who serves it."""
+    now = time.time_ns()
+    attr = puffs.Attr(
+        stat.S_IFDIR | 0o755,
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        atime_ns=now,
+        mtime_ns=now,
+        ctime_ns=now,
+        btime_ns=now,
+        ino=1,
+    )
+    root = Directory(attr)
+    root.generation = generation
+    root.parent = root
+    return Image(root, {attr.ino: root}, attr.ino + 1, 0)
 
 
 def _number(name: str, value: int | str) -> int:
@@ -567,9 +631,5 @@ def _check_end(offset: int, size: int) -> None:
 
 
 def _check_xattr(name: str) -> None:
-    if _XATTR.fullmatch(name) is None:
+    if not is_xattr(name):
         raise error(EOPNOTSUPP)
-
-
-def _xattr_cost(name: str, value: bytes) -> int:
-    return len(name) + len(value)

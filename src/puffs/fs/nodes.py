@@ -1,6 +1,7 @@
 """The files of `mem`: what one node holds, and the rules that concern that node alone."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from errno import (
@@ -11,6 +12,7 @@ from errno import (
     ENOENT,
     ENOTDIR,
     ENOTEMPTY,
+    ESTALE,
 )
 from typing import Final
 
@@ -18,6 +20,17 @@ import puffs
 from puffs.fs.extents import Extents
 
 NAME_MAX: Final = 255
+"""Bytes of a name, also of that of an extended attribute."""
+TARGET_MAX: Final = 4095
+"""Bytes of the target of a symbolic link: PATH_MAX without the NUL."""
+XATTR_MAX: Final = 1 << 16
+"""Bytes of the value of an extended attribute. [xattr(7)]"""
+FILE_MAX: Final = (1 << 63) - 1
+"""The largest size of a file: offsets are signed 64 bits (off_t)."""
+
+# Not system.posix_acl_*: who sets an ACL relies on it to set the mode, too, which only a file
+# system that knows ACLs does. Told that they are not supported, cp(1) and the like use chmod(2).
+_XATTR: Final = re.compile(r"(user|trusted|security)\..+", re.DOTALL)
 
 
 def error(code: int) -> OSError:
@@ -28,15 +41,17 @@ def error(code: int) -> OSError:
 class Node:
     """A file; its own cookie. This class stands for fifos, sockets and devices.
 
-    `attr` is what `getattr` returns, changed in place. Hundreds of thousands of nodes are in memory
-    at once: what a file does not need yet is None. `xattrs` is never changed, but replaced, so that
-    whoever lists it may take his time.
+    `attr` is what `getattr` returns, changed in place. `generation` and the inode number together
+    are this file's for ever. Hundreds of thousands of nodes are in memory at once: what a file does
+    not need yet is None. `xattrs` is never changed, but replaced, so that whoever lists it may take
+    his time.
     """
 
-    __slots__ = ("attr", "xattrs")
+    __slots__ = ("attr", "generation", "xattrs")
 
     def __init__(self, attr: puffs.Attr) -> None:
         self.attr = attr
+        self.generation = 0
         self.xattrs: dict[str, bytes] | None = None
 
     def __repr__(self) -> str:
@@ -89,6 +104,12 @@ class Directory(Node):
             _check_length(name)
             raise error(ENOENT)
         return node
+
+    def above(self) -> "Directory":
+        """The directory that this one is in. ESTALE when it was removed."""
+        if self.parent is None:
+            raise error(ESTALE)
+        return self.parent
 
     def check_target(self, name: str) -> None:
         """Can something be called `name` here? ENAMETOOLONG; ENOENT when the directory is gone."""
@@ -160,6 +181,16 @@ def change_parent(node: Node, source: Directory, target: Directory) -> None:
         source.attr.nlink -= 1
         target.attr.nlink += 1
         node.parent = target
+
+
+def is_xattr(name: str) -> bool:
+    """Whether a file can have an extended attribute of that name."""
+    return _XATTR.fullmatch(name) is not None
+
+
+def xattr_cost(name: str, value: bytes) -> int:
+    """What an extended attribute takes of the room that there is."""
+    return len(name) + len(value)
 
 
 def _check_length(name: str) -> None:

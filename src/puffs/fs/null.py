@@ -2,6 +2,7 @@
 
     puffs mount null:/srv/data /mnt/x
     puffs mount 'null:/srv/data?cache=forever' /mnt/x
+    puffs snapshot /mnt/x /srv/data.monday
 
 Every file is reached through a descriptor, and names are looked up in a directory that is open, one
 at a time and without following links: `puffs.fs.hostfiles` says how, and what makes two files the
@@ -14,6 +15,11 @@ same. So nothing that others do to the host's directories meanwhile can lead out
   contents of a file outlives an open only if the file has not changed since.
 - Appending goes by the size that is known here, not by O_APPEND: do not append to one file through
   the mount and past it at the same time.
+- File handles lead to the same files in the next run, where this process has the right to open the
+  host's (CAP_DAC_READ_SEARCH), for files that are in one mount with the directory, on ext4, xfs,
+  btrfs, tmpfs and their like. Handles of other files are good for as long as the host remembers
+  them, and then ESTALE. As with NFS, a handle is still good for a file that others have moved out
+  of the directory (exports(5), no_subtree_check); not so for a directory.
 - File systems that are mounted below the directory are passed through too, with inode numbers of
   their own; as long as their files are known they cannot be unmounted but with `umount -l`. A mount
   that this very process serves is not: looking into it gives ELOOP.
@@ -24,12 +30,14 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from errno import EINVAL, EISDIR, ENOTDIR, ENXIO, ESTALE
+from errno import EINVAL, EISDIR, ENOTDIR, ENXIO, EOPNOTSUPP, ESTALE
+from struct import Struct
 from typing import ClassVar, Final
 
 import puffs
 from puffs.fs import hostcalls
 from puffs.fs.hostfiles import NOT_ASKED, HostFiles, Node
+from puffs.fs.reflink import clone_tree
 
 COPY_MAX: Final = 1 << 26
 """What one `copy_file_range` copies at most: other requests wait for it, callers ask again."""
@@ -51,6 +59,10 @@ _NS: Final = 1_000_000_000
 _DEFAULT_ACL: Final = "system.posix_acl_default"
 _AS_OURSELVES: Final = nullcontext()
 
+_GENERATION: Final = Struct("<I")
+_LENGTH: Final = Struct("=I")
+"""The first member of `struct file_handle`; its type is next (open_by_handle_at(2))."""
+
 
 class NullFS(puffs.FileSystem[Node]):
     """The host's `directory`, passed through.
@@ -63,6 +75,8 @@ class NullFS(puffs.FileSystem[Node]):
     """
 
     name: ClassVar[str] = "null"
+    fhsize: ClassVar[int] = hostcalls.HANDLE_MAX  # the generation takes the place of the length
+    fhflags: ClassVar[int] = puffs.FHFLAG_DYNAMIC
 
     def __init__(self, directory: str | os.PathLike[str], cache: float | str = 1.0) -> None:
         if not directory:
@@ -95,9 +109,41 @@ class NullFS(puffs.FileSystem[Node]):
         else:
             hostcalls.syncfs(self._files.directory(self._files.root))
 
+    def snapshot(self, destination: str) -> None:
+        """Make a copy of the directory that shares its blocks, where the file system can do that.
+
+        EOPNOTSUPP where it cannot, EEXIST when there is a `destination`, EINVAL when it lies in the
+        directory. Whatever fails, nothing is left.
+        """
+        clone_tree(self._files.descriptor(self._files.root), destination)
+
     def fileid(self, node: Node) -> tuple[int, int]:
-        """The inode number that is shown, and a generation that is made from the file handle."""
-        return node.ino, node.generation
+        """Numbers that are made from the host's handle of the file: see `HostFiles.number`."""
+        return self._files.number(node), node.generation
+
+    def vget(self, ino: int) -> puffs.Entry:
+        """The file with a number. ESTALE when it is gone, or cannot be found."""
+        return _entry(*self._files.by_number(ino))
+
+    def nodetofh(self, node: Node) -> bytes:
+        """The generation, then the host's own handle without its length.
+
+        EOPNOTSUPP where it would not lead back: see `HostFiles.lasting_handle`.
+        """
+        handle = self._files.lasting_handle(node)
+        if handle is None:
+            raise _error(EOPNOTSUPP)
+        return _GENERATION.pack(node.generation) + handle[_LENGTH.size :]
+
+    def fhtonode(self, fid: bytes) -> Node:
+        """The file of a handle. ESTALE when it is gone, or was never below this directory."""
+        handle = fid[_GENERATION.size :]
+        if len(handle) < _LENGTH.size:
+            raise _error(ESTALE)
+        node, _ = self._files.by_handle(_LENGTH.pack(len(handle) - _LENGTH.size) + handle)
+        if fid[: _GENERATION.size] != _GENERATION.pack(node.generation):
+            raise _error(ESTALE)
+        return node
 
     def reclaim(self, node: Node) -> None:
         """Give the descriptor of a file back."""
@@ -106,7 +152,12 @@ class NullFS(puffs.FileSystem[Node]):
     # ---------------------------------------------------------------------------------------- names
 
     def lookup(self, dir: Node, name: str, cred: puffs.Cred) -> puffs.Entry:
-        """Find a name. Errors as open(2) has them; ELOOP for a mount that this process serves."""
+        """Find a name. Errors as open(2) has them; ELOOP for a mount that this process serves.
+
+        ".." leads nowhere but to directories below the root directory: ESTALE.
+        """
+        if name == "..":
+            return _entry(*self._files.above(dir))
         return _entry(*self._files.find(dir, name))
 
     def create(

@@ -18,17 +18,32 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
-from inspect import iscoroutine
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from puffs.kernel import police
-from puffs.kernel.args import MountArgs
+from puffs.kernel.args import KernelFlag, MountArgs
+from puffs.kernel.attachment import Attachment as Attachment
+from puffs.kernel.attachment import Servable as Servable
+from puffs.kernel.attachment import name_of as name_of
+from puffs.kernel.cached import CachedPages
 from puffs.kernel.flush import Flushing, HostCache
+from puffs.kernel.fstrans import Fstrans, State
+from puffs.kernel.messages import Messages
+from puffs.kernel.pages import PageCache
+from puffs.kernel.sizes import NOTHING, Sizes
+from puffs.kernel.suspend import (
+    SECONDS,
+    SUSPEND_RESUME,
+    SUSPEND_SUSPEND,
+    Suspended,
+    snapshot,
+    suspendctl,
+)
+from puffs.kernel.sync import Wait, pageflush, sync
 from puffs.kernel.vnode import Vnode, VnodeTable
 from puffs.server.attr import Attr, StatVfs
-from puffs.server.cred import Cred
-from puffs.server.errors import ProtocolFault, errno_of
-from puffs.server.operations import CHANGING, OPERATIONS, REQUIRED, Operations
+from puffs.server.cred import FSCRED, Cred
+from puffs.server.operations import CHANGING, OPERATIONS, REQUIRED
 from puffs.server.stepping import finish
 
 logger = logging.getLogger("puffs")
@@ -45,57 +60,22 @@ class Status(IntEnum):
     DYING = 3
 
 
-class Attachment(Protocol):
-    """What connects a host to a mount."""
-
-    @property
-    def cache(self) -> HostCache:
-        """What the host has cached of the mount."""
-        ...
-
-    def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Run `function` on a thread that serves, and return what it returns.
-
-        From other threads only.
-        """
-        ...
-
-    def busy(self) -> bool:
-        """Whether files are open, as far as that can be told without trying."""
-        ...
-
-    def flush(self) -> None:
-        """Have the host write what it has buffered, so that the file server sees it."""
-        ...
-
-    def detach(self, force: bool) -> None:
-        """Take the file system from the host; EBUSY when it is in use and `force` is not set."""
-        ...
+class Refused(OSError):
+    """The file server does not agree to be unmounted: its errno and its words."""
 
 
-class Servable(Protocol):
-    """What a file server is to the kernel half: its operations, lifetimes and name."""
-
-    name_ttl: ClassVar[float]
-    attr_ttl: ClassVar[float]
-    negative_ttl: ClassVar[float]
-    name: ClassVar[str]
-
-    @property
-    def asynchronous(self) -> bool:
-        """Whether an operation may be `async def`."""
-        ...
-
-    def operations(self) -> Operations:
-        """The operations that it implements, bound, by name."""
-        ...
+def args_for(server: Servable, flags: int = 0) -> MountArgs:
+    """What a mounting of `server` asks for: its name, its file handles as it has them, and `flags`
+    of `KernelFlag`.
+    """
+    return MountArgs(name_of(server), flags=flags, fhsize=server.fhsize, fhflags=server.fhflags)
 
 
-class Mount(Flushing):
+class Mount(Messages, Flushing):
     """The kernel half of one mount.
 
     Building it checks the arguments and calls the file server's `mount`, whose error is the
-    caller's. `args` None means the defaults, with the file server's name. `clock` gives the present
+    caller's. `args` None means what `args_for` says. `clock` gives the present
     in nanoseconds. `finish` is given what an operation returned and gives back its result: the same
     thing, or that of the coroutine of an `async def`. An attachment with an event loop sets
     its own.
@@ -110,14 +90,14 @@ class Mount(Flushing):
         finish: Callable[[Any], Any] = finish,
     ) -> None:
         self.status = Status.BEFOREINIT
-        self.server = server
-        self.name = server.name or type(server).__name__.lower()
-        self.args = (args or MountArgs(self.name)).checked()
+        super().__init__(server, name_of(server), dict(server.operations()), finish)
+        self.args = (args or args_for(server)).checked()
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
+        self.fsid = secrets.randbits(63)
+        """Names this mount, and no other (M30)."""
+        self.sizes = Sizes(self.fsid)
         self.clock = clock
-        self.finish = finish
-        self.ops = dict(server.operations())
         unknown = self.ops.keys() - OPERATIONS.keys()
         missing = [name for name in REQUIRED if name not in self.ops]
         if unknown or missing:
@@ -133,16 +113,18 @@ class Mount(Flushing):
             inactive=self._faf("inactive"),
             reclaim=self._faf("reclaim"),
         )
-        self._attachments: list[Attachment] = []
+        self.fstrans = Fstrans()
+        self.pages = PageCache(
+            allowed="read" in self.ops and not self.args.flags & KernelFlag.NOCACHE_PAGE,
+            sets_times="setattr" in self.ops and not self.args.flags & KernelFlag.NOFLUSH_META,
+        )
+        self._cached = CachedPages(self.fstrans)
         self._attaching = threading.Lock()
         self._unmounting = threading.Lock()
         self._gone = threading.Event()
         cookie = self.finish(self.ops["mount"]())
         try:
-            if cookie is None:
-                raise ProtocolFault(
-                    "MAKENODE", "mount() returned None instead of the cookie of the root"
-                )
+            police.usable(cookie, "MAKENODE", "mount()", "the cookie of the root")
             self._root = self.vnodes.set_root(cookie)
             attr = self.finish(self.ops["getattr"](cookie, None))
             attr = police.attributes(attr, cookie, "getattr")
@@ -156,9 +138,22 @@ class Mount(Flushing):
     # ----------------------------------------------------------------------------------- life cycle
 
     @property
+    def attachments(self) -> list[Attachment]:
+        """What connects hosts now."""
+        return list(self._attachments)
+
+    @property
     def read_only(self) -> bool:
         """Whether the file server defines nothing that changes the file system."""
         return CHANGING.isdisjoint(self.ops)
+
+    @property
+    def exports(self) -> bool:
+        """Whether a file can be found again by the number that `fileid` gave (`vget`).
+
+        Then hosts may be promised that their handles outlive what they remember.
+        """
+        return "fileid" in self.ops and "vget" in self.ops
 
     @property
     def tracks_opens(self) -> bool:
@@ -171,11 +166,15 @@ class Mount(Flushing):
     def attach(self, attachment: Attachment) -> None:
         """Connect a host. The mount lives until its last attachment is gone.
 
+        The page cache is in use as long as all of them work through it: a host with a cache of its
+        own would not see what is in there, nor it what that host changes.
+
         Raises `OSError`: ENXIO when it is gone already.
         """
         with self._attaching:
             if self.status is Status.DYING:
                 raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
+            self.pages.switch(attachment.by_call and self._by_call())
             self._attachments.append(attachment)
             self.vnodes.shared = self.shared
 
@@ -184,11 +183,26 @@ class Mount(Flushing):
         """Whether it has several attachments: what one changes, the others are to be told."""
         return len(self._attachments) > 1
 
-    def caches(self, beside: Attachment | None = None) -> list[HostCache]:
-        """What hosts have cached (`Flushing`); all of them but that of `beside`."""
+    def host_caches(self, beside: Attachment | None = None) -> list[HostCache]:
+        """What hosts have cached; all of them but that of `beside`."""
         if self.status is not Status.RUNNING:  # not yet, or not any more
             return []
         return [each.cache for each in list(self._attachments) if each is not beside]
+
+    def caches(self) -> list[HostCache]:
+        """What is cached (`Flushing`): by hosts, and here for those that work by call.
+
+        These have one page cache in common, so that none of them is told what another changes.
+        """
+        return [*self.host_caches(), self._cached] if self.pages.on else self.host_caches()
+
+    def _by_call(self) -> bool:
+        return all(attachment.by_call for attachment in self._attachments)
+
+    def check_running(self) -> None:
+        """ENXIO unless the file server can be asked."""
+        if self.status is not Status.RUNNING:
+            raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
 
     def start(self) -> None:
         """The host is ready:
@@ -200,8 +214,15 @@ class Mount(Flushing):
         self.status = Status.RUNNING
 
     def abandon(self) -> None:
-        """No host could be connected: end it, as if it had been unmounted."""
-        self.status = Status.DYING
+        """No host could be connected: end it, as if it had been unmounted (M31). Again: nothing."""
+        with self._attaching:
+            if self.status is Status.DYING:
+                return
+            self.status = Status.DYING
+            self._attachments.clear()
+        self._end()
+
+    def _end(self) -> None:
         for name, args in self._farewell():
             self.tell(name, *args)
         self.gone()
@@ -225,10 +246,16 @@ class Mount(Flushing):
                 return
             self._attachments.remove(attachment)
             if self._attachments:
+                self.pages.switch(self._by_call())
                 return
             running = self.status is Status.RUNNING
             self.status = Status.DYING
+        self.fstrans.setstate(State.NORMAL)
         if running:
+            try:
+                pageflush(self, FSCRED, Wait.WAIT)
+            except OSError as exc:
+                logger.error("%s: not all could be written: %s", self.name, exc)
             yield "sync", (True, Cred.current())
         yield from self._farewell()
 
@@ -245,33 +272,53 @@ class Mount(Flushing):
     def unmount(self, force: bool = False) -> None:
         """Unmount: ask the file server, take the mount from every host, and wait until it is gone.
 
-        Raises `OSError`: EBUSY when files are open (U2, without asking the file server), what the
-        file server refuses with (U9), EBUSY for a second unmount at the same time. With `force`
-        nothing is refused. A mount that is gone is left alone. Not for use inside an operation.
+        Raises `OSError`: EBUSY when files are open (U2, without asking the file server) or the
+        mount is suspended, `Refused` with the errno of the file server (U9), EBUSY for a second
+        unmount at the same time. With `force` nothing is refused, and what is suspended is resumed
+        first. A mount that is gone is left alone. Not for use inside an operation.
         """
         if not self._unmounting.acquire(blocking=force):
             raise OSError(errno.EBUSY, f"{self.name} is being unmounted already")
         try:
             if self._gone.is_set():
                 return
-            if not force and any(attachment.busy() for attachment in self._attachments):
-                raise OSError(errno.EBUSY, f"files of {self.name} are open")
-            if (
-                self.status is Status.RUNNING
-            ):  # U5, improved: in MOUNTING nobody is asked and nobody refuses
-                self._ask_unmount(force)
-            with self._attaching:
-                attached = list(self._attachments)
-                idle = not attached and self.status is not Status.DYING
-                if idle:
-                    self.status = Status.DYING
-            if idle:
-                self.abandon()
-            for attachment in attached:
-                attachment.detach(force)
-            self._gone.wait()
+            self._clear_the_way(force)
+            try:
+                # U5, improved: in MOUNTING nobody is asked and nobody refuses.
+                if self.status is Status.RUNNING:
+                    self._ask_unmount(force)
+            except BaseException:  # U6: a signal's leaves it there, unless it is to go anyway
+                if force:
+                    self._detach(force)
+                raise
+            self._detach(force)
         finally:
             self._unmounting.release()
+
+    def _clear_the_way(self, force: bool) -> None:
+        """EBUSY for what stands in the way of an unmount, before the file server is asked (U2).
+
+        With `force` nothing does.
+        """
+        if self.fstrans.state is State.SUSPENDED:
+            if not force:
+                raise OSError(errno.EBUSY, f"{self.name} is suspended: resume it first")
+            self.resume()
+        if not force and any(attachment.busy() for attachment in self._attachments):
+            raise OSError(errno.EBUSY, f"files of {self.name} are open")
+
+    def _detach(self, force: bool) -> None:
+        """Take the mount from every host, and wait until it is gone."""
+        with self._attaching:
+            attached = list(self._attachments)
+            idle = not attached and self.status is not Status.DYING
+            if idle:
+                self.status = Status.DYING
+        if idle:
+            self._end()
+        for attachment in attached:
+            attachment.detach(force)
+        self._gone.wait()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the mount is gone, `timeout` seconds at most. Tells whether it is."""
@@ -307,44 +354,86 @@ class Mount(Flushing):
         except Exception as exc:
             if not force:
                 code = self.errno_of(exc, "unmount")
-                raise OSError(
-                    code, f"{self.name} refuses to be unmounted: {os.strerror(code)}"
-                ) from exc
+                own = isinstance(exc, OSError) and exc.errno == code and exc.strerror
+                why = f"{own or os.strerror(code)} ({errno.errorcode.get(code, code)})"
+                raise Refused(code, f"{self.name} refuses to be unmounted: {why}") from exc
 
     # ------------------------------------------------------------------------ the whole file system
 
     def root(self) -> Vnode:
-        """The root's vnode. Never asks the file server (R1)."""
+        """The root's vnode. Never asks the file server (R1).
+
+        Raises `OSError`: ENXIO once the mount has ended (R4).
+        """
+        if self.status is Status.DYING:
+            self.check_running()
         return self._root
 
-    def statvfs(self) -> StatVfs:
-        """The size of the file system.
+    def statvfs(self, ask: Callable[[], object] | None = None) -> StatVfs:
+        """The size of the file system, zeroes when not implemented.
 
-        EINPROGRESS while mounting (V1), zeroes when not implemented.
+        `ask` calls the operation, for attachments with a way of their own. Raises `OSError`:
+        EINPROGRESS while mounting (V1), ENXIO once the mount has ended (V7); `StatVfsError` with
+        what is known all the same when the file server fails (V5).
         """
         if self.status is Status.MOUNTING:
             raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
-        self._running()
+        self.check_running()
         operation = self.ops.get("statvfs")
-        return police.statvfs(self.finish(operation())) if operation else StatVfs(bsize=512)
+        if operation is None:
+            return self.sizes.good(NOTHING)
+        try:
+            return self.sizes.good(ask() if ask is not None else self.call(operation))
+        except Exception as exc:
+            raise self.sizes.failed(self.errno_of(exc, "statvfs")) from exc
 
-    def sync(self, wait: bool = True, cred: Cred | None = None) -> None:
-        """Have hosts write what they have buffered, then the file server itself (Y1, Y2).
+    def sync(self, wait: bool | Wait = True, cred: Cred | None = None) -> None:
+        """Have everything written that is buffered anywhere, the file server itself last (Y1, Y2).
 
-        Not inside an operation.
+        `wait` False stands for `Wait.NOWAIT`. Not inside an operation, unless it is `Wait.LAZY`.
         """
-        self._running()
+        if not isinstance(wait, Wait):
+            wait = Wait.WAIT if wait else Wait.NOWAIT
+        self.fstrans.start()
+        try:
+            sync(self, wait, cred or Cred.current())
+        finally:
+            self.fstrans.done()
+
+    def flush_hosts(self) -> None:
+        """Have hosts write what they have buffered: all of them, then the first error is raised."""
         first: OSError | None = None
         for attachment in list(self._attachments):
             try:
                 attachment.flush()
             except OSError as exc:
                 first = first or exc
-        operation = self.ops.get("sync")
-        if operation is not None:
-            self.call(operation, wait, cred or Cred.current())
         if first is not None:
             raise first
+
+    def suspend(self, seconds: float = SECONDS) -> None:
+        """Suspend the mount: no operation is under way and none starts, until `resume`.
+
+        Hosts first write what they have buffered; the file server is told by `suspend`. Who asks
+        for an operation meanwhile waits. Raises as `suspendctl` does.
+        """
+        suspendctl(self, SUSPEND_SUSPEND, seconds)
+
+    def resume(self) -> None:
+        """Let a suspended mount go on; EINVAL when it is not suspended."""
+        suspendctl(self, SUSPEND_RESUME)
+
+    def suspended(self, seconds: float = SECONDS) -> Suspended:
+        """`suspend`, and `resume` at the end of a `with` or `async with` statement."""
+        return Suspended(self, seconds)
+
+    def snapshot(self, destination: str, seconds: float = SECONDS) -> None:
+        """Have the file server write a copy of itself to `destination`, while it is suspended.
+
+        Raises `OSError`: EOPNOTSUPP for a file server without the operation, EINVAL for a place on
+        this very mount, what the file server raises, and as `suspend`.
+        """
+        snapshot(self, destination, seconds)
 
     def new_attr(self, mode: int, cred: Cred, rdev: int = 0) -> Attr:
         """The attributes that a new file of `cred` is made with: owner, and all times now."""
@@ -359,59 +448,3 @@ class Mount(Flushing):
             btime_ns=now,
             rdev=rdev,
         )
-
-    # ------------------------------------------------------------------------------------- messages
-
-    def missing(self, name: str) -> int:
-        """What is answered for an operation that the file server does not define: 0 or an errno
-        (statement 2.6).
-        """
-        return OPERATIONS[name].missing
-
-    def errno_of(self, exc: BaseException, operation: str) -> int:
-        """The errno of the caller for what `operation` raised; a protocol fault is logged and told
-        to the file server.
-        """
-        try:
-            if not isinstance(exc, ProtocolFault):
-                return errno_of(exc, operation)
-        except ProtocolFault as fault:
-            exc = fault
-        assert isinstance(exc, ProtocolFault)
-        logger.error("%s: bad reply of the file server: %s", self.name, exc.text)
-        self.tell("error", exc.kind, exc.hint, exc.text, exc.node)
-        return exc.errno or errno.EPROTO
-
-    def _running(self) -> None:
-        if self.status is not Status.RUNNING:
-            raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
-
-    def _faf(self, name: str) -> Callable[..., None] | None:
-        return (lambda *args: self.tell(name, *args)) if name in self.ops else None
-
-    def tell(self, name: str, *args: Any) -> None:
-        """Send a fire-and-forget message, if the file server has that operation.
-
-        Nobody waits for it; a failure is logged and reaches nobody.
-        """
-        operation = self.ops.get(name)
-        if operation is None:
-            return
-        try:
-            self.finish(operation(*args))
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # sys.exit() there is a mistake as any other
-            logger.exception("%s failed in the file server", name)
-
-    async def tell_and_wait(self, name: str, *args: Any) -> None:
-        """The same for an attachment with an event loop, which waits until it has been done."""
-        operation = self.ops.get(name)
-        if operation is None:
-            return
-        try:
-            result = operation(*args)
-            if iscoroutine(result):
-                await result
-        except Exception:
-            logger.exception("%s failed in the file server", name)

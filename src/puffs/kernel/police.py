@@ -36,19 +36,27 @@ def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | N
     else:
         cookie, attr, entry = reply, None, None
     kind = "LOOKUP" if operation == "lookup" else "MAKENODE"
+    if usable(cookie, kind, operation) == parent.cookie:
+        raise ProtocolFault(
+            kind, f"{operation} returned the cookie of the directory itself", node=cookie
+        )
+    return cookie, attr, entry
+
+
+def usable(cookie: Cookie, kind: str, operation: str, wanted: str = "a cookie") -> Cookie:
+    """A cookie: anything hashable but None (S6, R8, N4).
+
+    If it is not, that is a fault of this `kind`, told in terms of what `operation` was asked for.
+    """
     if cookie is None:
-        raise ProtocolFault(kind, f"{operation} returned None instead of a cookie")
+        raise ProtocolFault(kind, f"{operation} returned None instead of {wanted}")
     try:
         hash(cookie)
     except TypeError:
         raise ProtocolFault(
             kind, f"{operation} returned {cookie!r}, which is not hashable and can be no cookie"
         ) from None
-    if cookie == parent.cookie:
-        raise ProtocolFault(
-            kind, f"{operation} returned the cookie of the directory itself", node=cookie
-        )
-    return cookie, attr, entry
+    return cookie
 
 
 def created(reply: object) -> tuple[object, object, bool]:
@@ -193,6 +201,31 @@ def xattr_names(reply: object, cookie: Cookie) -> bytes:
             "LISTEXTATTR", f"listxattr gave {len(listing)} bytes of names", E2BIG, cookie
         )
     return listing
+
+
+def handle(reply: object, size: int, dynamic: bool, cookie: Cookie) -> bytes:
+    """What `nodetofh` returns: `size` bytes, or up to so many if `dynamic` (H5, H7, H8)."""
+    try:
+        fid = bytes(memoryview(reply))  # type: ignore[arg-type]
+    except TypeError:
+        raise ProtocolFault(
+            "VPTOFH", f"nodetofh returned {type(reply).__name__}, not bytes", node=cookie
+        ) from None
+    if len(fid) > size:
+        raise ProtocolFault(
+            "VPTOFH",
+            f"nodetofh returned a handle of {len(fid)} bytes, where `fhsize` is {size}",
+            E2BIG,
+            cookie,
+        )
+    if len(fid) < size and not dynamic:
+        raise ProtocolFault(
+            "VPTOFH",
+            f"nodetofh returned a handle of {len(fid)} bytes, where all have {size}: with"
+            " `fhflags = puffs.FHFLAG_DYNAMIC` they may be shorter",
+            node=cookie,
+        )
+    return fid
 
 
 def statvfs(reply: object) -> StatVfs:

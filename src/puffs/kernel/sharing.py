@@ -12,7 +12,7 @@ elsewhere store into mapped memory later, and do not msync(2), shows here at the
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, NamedTuple, ParamSpec, TypeVar, cast
 
 from puffs.kernel.flush import HostCache, whole_pages
 from puffs.kernel.notice import Notice
@@ -22,12 +22,14 @@ from puffs.server.cred import requester
 from puffs.server.types import Buffer
 
 if TYPE_CHECKING:
-    from puffs.kernel.vnops import OpenFile, Vnops
+    from puffs.kernel.vnops import Vnops
+    from puffs.kernel.vop import OpenFile, VnodeOperations
 
 logger = logging.getLogger("puffs")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+V = TypeVar("V", bound="VnodeOperations")
 
 _OFFSET_END: Final = 1 << 63
 
@@ -123,7 +125,7 @@ EFFECTS: Final[dict[str, Callable[..., Effect]]] = {
 """By operation: its effect, from the arguments that `Vnops` takes."""
 
 
-def shared(call: Callable[Concatenate["Vnops", P], R]) -> Callable[Concatenate["Vnops", P], R]:
+def shared(call: Callable[Concatenate[V, P], R]) -> Callable[Concatenate[V, P], R]:
     """An operation of `Vnops` that tells the other hosts, if there are any; see `EFFECTS`.
 
     It returns when they have heard it. Inside an operation, of whatever mount, they are told but
@@ -134,16 +136,16 @@ def shared(call: Callable[Concatenate["Vnops", P], R]) -> Callable[Concatenate["
         return call
 
     @wraps(call)
-    def run(vnops: "Vnops", /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(vnops: V, /, *args: P.args, **kwargs: P.kwargs) -> R:
         if not vnops.mount.shared:
             return call(vnops, *args, **kwargs)
-        others = vnops.mount.caches(beside=vnops.host)
+        others = vnops.mount.host_caches(beside=vnops.host)
         effect = effect_of(*args, **kwargs)
         _wait(cache.flush_pages(*pages) for cache in others for pages in effect.first)
         moved: list[Vnode] = []
 
         def whole() -> R:
-            moved.extend(_led_to(vnops, effect.names))
+            moved.extend(_led_to(cast("Vnops", vnops), effect.names))
             return call(vnops, *args, **kwargs)
 
         try:

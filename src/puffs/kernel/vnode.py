@@ -10,12 +10,16 @@ Invariants:
 
 import threading
 from collections.abc import Callable, Iterator
-from errno import EEXIST, ESTALE
+from errno import EEXIST, ENXIO, ESTALE
 from itertools import count
 from os import strerror
+from typing import TYPE_CHECKING, Final
 
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie
+
+if TYPE_CHECKING:
+    from puffs.kernel.pages import Pages
 
 ROOT_ID = 1
 """The node id of the root, on every host (fuse(4))."""
@@ -23,8 +27,8 @@ ROOT_ID = 1
 OWN_IDS = 1 << 63
 """Where node ids start that the kernel half gives out beside those of a file server with `fileid`.
 
+They mean nothing to the file server, and nothing in another mount.
 """
-
 
 _DEPTH_MAX = 4096
 """No path has more names than it may have bytes (PATH_MAX)."""
@@ -47,6 +51,7 @@ class Vnode:
         "name",
         "nodeid",
         "opens",
+        "pages",
         "parent",
         "type",
     )
@@ -60,6 +65,8 @@ class Vnode:
         self.lookups = 0
         self.holds = 0
         self.opens = 0
+        # What is cached of an open file, for attachments that work by call.
+        self.pages: Pages | None = None
         # Where a host saw it last, for people and for "..": a name may have been moved since.
         self.parent: Vnode | None = None
         self.name = ""
@@ -71,10 +78,17 @@ class Vnode:
         while vnode is not None and vnode.parent is not None and len(names) < _DEPTH_MAX:
             names.append(vnode.name)
             vnode = vnode.parent
-        return "/" + "/".join(reversed(names))
+        if vnode is None or vnode.nodeid == ROOT_ID:
+            return "/" + "/".join(reversed(names))
+        # It was found by its number, and nobody has said where it is.
+        return "/".join([f"<node {vnode.nodeid}>", *reversed(names)])
 
     def __repr__(self) -> str:
         return f"Vnode({self.nodeid}, {self.cookie!r}, lookups={self.lookups}, opens={self.opens})"
+
+
+NOWHERE: Final = Vnode(object(), 0, 0, 0)
+"""In place of the directory, for what is found without a name. No cookie is like its own."""
 
 
 class NodeIds(dict[int, Vnode]):
@@ -115,14 +129,16 @@ class VnodeTable:
         self._inactive = inactive
         self._reclaim = reclaim
         self._own_ids = count(OWN_IDS if fileid else ROOT_ID + 1)
+        self._ended = False
 
     def set_root(self, cookie: Cookie) -> Vnode:
         """Make the vnode of the root.
 
-        It counts as known to the host for as long as the mount lives.
+        It counts as known to the host for as long as the mount lives. Its generation is 0, whatever
+        the file server says: Linux takes no other (fuse(4)).
         """
         root = self._make(cookie)
-        root.nodeid = ROOT_ID
+        root.nodeid, root.generation = ROOT_ID, 0
         root.lookups = 1
         self._by_cookie[cookie] = self.by_nodeid[ROOT_ID] = root
         return root
@@ -147,20 +163,24 @@ class VnodeTable:
         With `new` the cookie belongs to a file that was just made: one that is in use already is a
         fault of the file server (statement N4; 2.7, MAKENODE), unless the mount is `shared`. With
         `held` it is this process that knows it, and gives it back by `release`.
+
+        Raises `OSError`: ENXIO for another vnode once the mount has ended: nobody would reclaim it
+        (N15).
         """
         vnode = self._by_cookie.get(cookie)
         made = self._make(cookie) if vnode is None else None
         with self._lock:
             vnode = self._by_cookie.get(cookie)
             if vnode is None:
+                if self._ended:
+                    raise OSError(ENXIO, strerror(ENXIO))
                 vnode = made or self._make(cookie)
-                if vnode.nodeid in self.by_nodeid:
+                if vnode.nodeid in self.by_nodeid or vnode.nodeid >= OWN_IDS:
                     # The file server's number is taken: the host has not yet forgotten an older
-                    # file of that number, or it is the root's. This one gets a number of ours, and
-                    # its handles end with the mount.
+                    # file of that number, or it is the root's or one of ours. This one gets a
+                    # number of ours, and its handles end with the mount.
                     vnode.generation = self._generation
-                    while vnode.nodeid in self.by_nodeid:
-                        vnode.nodeid = next(self._own_ids)
+                    vnode.nodeid = next(self._own_ids)
                 self._by_cookie[cookie] = self.by_nodeid[vnode.nodeid] = vnode
             elif new and not self.shared:
                 raise ProtocolFault(
@@ -171,6 +191,24 @@ class VnodeTable:
                 vnode.holds += 1
             if parent is not None:
                 vnode.parent, vnode.name = parent, name
+        return vnode
+
+    def regain(self, cookie: Cookie, nodeid: int) -> Vnode:
+        """The vnode of the file that the file server has found by the number `nodeid`, counted.
+
+        ESTALE when it is not known to the host by that number: an older file was there first. Then
+        nothing is counted. A file that has another number is a fault of the file server.
+        """
+        assert self._fileid is not None
+        number, _ = self._fileid(cookie)
+        if number != nodeid:
+            raise ProtocolFault(
+                "LOOKUP", f"vget({nodeid}) gave {cookie!r}, whose fileid is {number}", node=cookie
+            )
+        vnode = self.adopt(cookie)
+        if vnode.nodeid != nodeid:
+            self.forget(vnode.nodeid, 1)
+            raise OSError(ESTALE, strerror(ESTALE))
         return vnode
 
     def forget(self, nodeid: int, lookups: int) -> None:
@@ -243,6 +281,7 @@ class VnodeTable:
         Yields these messages for the file server, by operation and cookie.
         """
         with self._lock:
+            self._ended = True
             vnodes = list(self.by_nodeid.values())
             self.by_nodeid.clear()
             self._by_cookie.clear()

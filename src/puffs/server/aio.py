@@ -2,59 +2,93 @@
 
 A coroutine must believe that it runs in a task: `asyncio.timeout`, `TaskGroup` and what is built on
 them ask for the current task and cancel it. So there is a pool of worker tasks. One of them is
-entered as the current task while a coroutine is stepped, and the same one adopts it if it waits.
+entered as the current task while requests are served, and adopts the first coroutine that waits;
+then another one is entered.
 """
 
 import asyncio
+import errno
+import os
 import threading
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import cache
-from typing import Any
+from types import GeneratorType, coroutine
+from typing import Any, TypeAlias, TypeVar, cast
 
 from puffs.server.cred import Requester, requester
 from puffs.server.stepping import WAITING, Done
+
+T = TypeVar("T")
+_Driver: TypeAlias = "GeneratorType[Any, Any, Any]"
+
+
+def _drive() -> Generator[Any, Any, Any]:
+    """Runs one coroutine after the other: is sent each, and yields what it returned.
+
+    While one of them waits, what it waits for is yielded, and `gi_yieldfrom` is not None. This
+    costs half of what calling `send` and catching `StopIteration` does. No result is kept here: it
+    may be a view that locks what it shows.
+    """
+    coroutine = yield None
+    while True:
+        coroutine = yield (yield from coroutine)
+
+
+def _rest(driver: _Driver, waiting: Any, error: BaseException | None) -> Generator[Any, Any, Any]:
+    """Runs the coroutine in `driver`, which waits for `waiting`, to its end.
+
+    `error` is raised in it first, if there is one.
+    """
+    while driver.gi_yieldfrom is not None:
+        value = None
+        if error is None:
+            try:
+                value = yield waiting
+            except BaseException as exc:
+                error = exc
+        if error is None:
+            waiting = driver.send(value)
+        else:
+            thrown, error = error, None
+            waiting = driver.throw(thrown)
+    return waiting
+
+
+_new_driver = cast("Callable[[], _Driver]", coroutine(_drive))
+_rest_of = cast("Callable[[_Driver, Any, BaseException | None], Awaitable[Any]]", coroutine(_rest))
 
 
 class _Worker:
     """A task that adopts one waiting coroutine after the other."""
 
-    __slots__ = ("adopted", "rest", "run", "task", "wake")
+    __slots__ = ("adopted", "cancelled", "context", "driver", "rest", "send", "task", "wake")
 
     def __init__(self, context: Context, wake: "asyncio.Future[None]") -> None:
-        self.run = context.run
+        self.context = context
         self.wake = wake
         self.task: asyncio.Task[None]
-        self.adopted: tuple[Coroutine[Any, Any, Any], Any, Done] | None = None
+        self.driver: _Driver
+        self.send: Callable[[Any], Any]
+        self.adopted: tuple[Any, Requester, Done] | None = None
+        """What the coroutine in the driver waits for, for whom, and who is told of its end."""
+        self.cancelled = False
+        """Whether it was the stepper that cancelled what was adopted."""
         self.rest: asyncio.Future[None]
         """Done when what was adopted has finished."""
+        self.drive()
 
+    def drive(self) -> None:
+        """Take a new driver: an operation that raises ends the one that ran it."""
+        self.driver = _new_driver()
+        self.send = self.driver.send
+        self.send(None)
 
-class _Adopted:
-    """Awaits the rest of a coroutine that has been stepped up to where it waits for `waiting`."""
-
-    def __init__(
-        self, coroutine: Coroutine[Any, Any, Any], waiting: Any, error: BaseException | None
-    ) -> None:
-        self._coroutine = coroutine
-        self._waiting = waiting
-        self._error = error
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        coroutine, waiting, error = self._coroutine, self._waiting, self._error
-        try:
-            if error is not None:
-                waiting = coroutine.throw(error)
-            while True:
-                try:
-                    value = yield waiting
-                except BaseException as exc:
-                    waiting = coroutine.throw(exc)
-                else:
-                    waiting = coroutine.send(value)
-        except StopIteration as stop:
-            return stop.value
+    def cancel(self) -> None:
+        """Cancel what was adopted."""
+        self.cancelled = True
+        self.task.cancel()
 
 
 class AsyncioStepper:
@@ -70,58 +104,69 @@ class AsyncioStepper:
         self._finished = finished
         self._idle: list[_Worker] = []
         self._busy: dict[Requester, _Worker] = {}
-        self._stepped: tuple[_Worker, Coroutine[Any, Any, Any], Any]
-        self.step = self._stepping()
-        """Step a coroutine up to its end, or to where it first waits. See `Stepper`."""
+        self._inside: _Worker | None = None
+        """The worker that is entered and has adopted nothing."""
+        self._stepped: tuple[_Worker, Any]
 
     @property
     def waiting(self) -> int:
         """How many operations are under way."""
         return len(self._busy)
 
-    def _stepping(self) -> Callable[[Coroutine[Any, Any, Any]], Any]:
-        """`step`, as a closure: it is called for every request."""
-        loop, idle = self._loop, self._idle
-        enter, leave, hire = _enter_task, _leave_task, self._hire
+    def inside(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function` as if by a worker task.
 
-        def step(coroutine: Coroutine[Any, Any, Any]) -> Any:
-            if not idle:
-                idle.append(hire())
-            worker = idle[-1]
-            task = worker.task
-            enter(loop, task)
-            try:
-                waiting = worker.run(coroutine.send, None)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                leave(loop, task)
-            self._stepped = idle.pop(), coroutine, waiting
-            return WAITING
+        Coroutines are stepped cheaply in there, up to the first one that waits.
+        """
+        loop, worker, who = self._loop, self._take(), requester.get(None)
+        outer = asyncio.current_task(loop)
+        if outer is not None:
+            _leave_task(loop, outer)
+        if who is not None:
+            worker.context.run(requester.set, who)
+        self._inside = worker
+        _enter_task(loop, worker.task)
+        try:
+            return worker.context.run(function, *args)
+        finally:
+            _leave_task(loop, worker.task)
+            if outer is not None:
+                _enter_task(loop, outer)
+            # One that has cancelled itself and not waited is on its way to its end.
+            if self._inside is worker and not worker.task.cancelling():
+                self._idle.append(worker)
+            self._inside = None
 
-        return step
+    def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Step a coroutine up to its end, or to where it first waits. See `Stepper`."""
+        worker = self._inside
+        if worker is None:
+            return self.inside(self.step, coroutine)
+        try:
+            result = worker.send(coroutine)
+        except BaseException:
+            worker.drive()
+            raise
+        if worker.driver.gi_yieldfrom is None:
+            return result
+        self._inside, self._stepped = None, (worker, result)
+        return WAITING
 
     def adopt(self, who: Requester, done: Done) -> None:
         """Have a worker finish what has just been stepped. See `Stepper`."""
-        worker, coroutine, waiting = self._stepped
-        worker.run(requester.set, who)
-        worker.adopted = (coroutine, waiting, done)
+        worker, waiting = self._stepped
+        del self._stepped
+        worker.adopted = (waiting, who, done)
         worker.rest = self._loop.create_future()
         self._busy[who] = worker
-        worker.wake.set_result(None)
+        if not worker.wake.done():  # unless it has cancelled itself: that wakes it too
+            worker.wake.set_result(None)
 
     def cancel(self, who: Requester) -> None:
-        """Cancel the operation that was stepped for `who`, if it is still under way.
-
-        At the loop's next turn: a worker that is new would be cancelled before it has begun, and
-        what it has adopted would never end.
-        """
-        self._loop.call_soon(self._cancel, who)
-
-    def _cancel(self, who: Requester) -> None:
+        """Cancel the operation that was stepped for `who`, if it is still under way."""
         worker = self._busy.get(who)
         if worker is not None:
-            worker.task.cancel()
+            worker.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Let what is under way finish, for `seconds` at most; then cancel it."""
@@ -130,8 +175,8 @@ class AsyncioStepper:
             return
         _, late = await asyncio.wait(tasks, timeout=seconds)
         if late:
-            for who in list(self._busy):
-                self.cancel(who)
+            for worker in list(self._busy.values()):
+                worker.cancel()
             await asyncio.wait(late)
 
     def close(self) -> None:
@@ -140,43 +185,63 @@ class AsyncioStepper:
             worker.task.cancel()
         self._idle.clear()
 
-    def _hire(self) -> _Worker:
+    def _take(self) -> _Worker:
+        """An idle worker, hired if there is none."""
+        if self._idle:
+            return self._idle.pop()
         context = copy_context()
         worker = _Worker(context, self._loop.create_future())
-        work = self._work(worker, requester.get(None))
+        work = self._work(worker)
+        context.run(work.send, None)  # a task that is cancelled before its first step never begins
         worker.task = self._loop.create_task(work, name="puffs operation", context=context)
         return worker
 
-    async def _work(self, worker: _Worker, reading: Requester | None) -> None:
-        """The life of a worker. `reading` knows the request that is being read: see `caller`."""
+    async def _work(self, worker: _Worker) -> None:
+        """The life of a worker. `_take` makes it begin."""
+        begun = False
         while True:
             error: BaseException | None = None
             try:
+                if not begun:
+                    begun = True
+                    await asyncio.sleep(0)
                 await worker.wake
             except asyncio.CancelledError as exc:
                 if worker.adopted is None:  # the end of the session
+                    if worker in self._idle:
+                        self._idle.remove(worker)
                     raise
                 error = exc  # meant for the operation that this task was about to adopt
-            assert worker.adopted is not None
-            coroutine, waiting, done = worker.adopted
-            worker.wake = self._loop.create_future()
-            result, failure = None, None
-            try:
-                result = await _Adopted(coroutine, waiting, error)
-            except BaseException as exc:
-                failure = exc
-            while worker.task.uncancel():
-                pass
-            worker.adopted = None
-            del self._busy[requester.get()]
-            if reading is not None:
-                requester.set(reading)
+            await self._see_through(worker, error)
+
+    async def _see_through(self, worker: _Worker, error: BaseException | None) -> None:
+        """Run what a worker has adopted to its end, and tell of it; `error` is raised in it first.
+
+        A function of its own, so that an idle worker keeps nothing of it.
+        """
+        assert worker.adopted is not None
+        waiting, who, done = worker.adopted
+        requester.set(who)
+        worker.wake = self._loop.create_future()
+        result, failure = None, None
+        try:
+            result = await _rest_of(worker.driver, waiting, error)
+        except BaseException as exc:
+            failure = exc
+            worker.drive()
+        if isinstance(failure, asyncio.CancelledError) and worker.cancelled:
+            failure = InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+        worker.cancelled = False
+        while worker.task.uncancel():
+            pass
+        worker.adopted = None
+        del self._busy[who]
+        try:
+            done(result, failure)
+        finally:
             self._idle.append(worker)
-            try:
-                done(result, failure)
-            finally:
-                worker.rest.set_result(None)
-                self._finished()
+            worker.rest.set_result(None)
+            self._finished()
 
 
 def run_apart(coroutine: Coroutine[Any, Any, Any]) -> Any:

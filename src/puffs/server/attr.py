@@ -316,7 +316,8 @@ class StatVfs:
     """What `statvfs` returns: the size of the file system, as `statvfs(3)` names it.
 
     `blocks`, `bfree` and `bavail` count `frsize` bytes each; `bavail` and `favail` are what an
-    ordinary user may use.
+    ordinary user may use. What identifies the file system is the mount's, whatever a file server
+    says: `fsid`, and `bsize` as a unit for reading and writing.
     """
 
     __slots__ = (
@@ -328,6 +329,7 @@ class StatVfs:
         "ffree",
         "files",
         "frsize",
+        "fsid",
         "namemax",
     )
 
@@ -342,6 +344,7 @@ class StatVfs:
         files: int = 0,
         ffree: int = 0,
         favail: int | None = None,
+        fsid: int = 0,
         namemax: int = 255,
     ) -> None:
         self.bsize = bsize
@@ -352,6 +355,7 @@ class StatVfs:
         self.files = files
         self.ffree = ffree
         self.favail = ffree if favail is None else favail
+        self.fsid = fsid
         self.namemax = namemax
 
     @classmethod
@@ -366,6 +370,7 @@ class StatVfs:
             files=st.f_files,
             ffree=st.f_ffree,
             favail=st.f_favail,
+            fsid=st.f_fsid,
             namemax=st.f_namemax,
         )
 

@@ -4,7 +4,7 @@ import os
 import threading
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Cred:
@@ -88,6 +88,12 @@ class Cred:
 
     def __repr__(self) -> str:
         return f"Cred(uid={self.uid}, gid={self.gid}, tid={self.tid})"
+
+
+NOCRED: Final = Cred(0, 0, pid=0, groups=())
+"""The credentials of the kernel half (statement 2.4); as those of the superuser."""
+FSCRED: Final = Cred(0, 0, pid=0, groups=())
+"""The credentials of the file system itself, for what no caller has asked for, such as a flush."""
 
 
 class Requester(Protocol):

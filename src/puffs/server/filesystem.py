@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred
 from puffs.server.operations import Operations, any_async, implemented
-from puffs.server.types import Buffer, DirEntry, Entry, Lock, Open
+from puffs.server.types import Buffer, DirEntry, Entry, Lock, Open, Suspend
 
 Node = TypeVar("Node", bound=Hashable)
 
@@ -51,6 +51,14 @@ class FileSystem(Generic[Node]):
     name: ClassVar[str] = ""
     """Shown as the type of the mount, `fuse.puffs.NAME`; the name of the class in lower case when
     empty.
+    """
+    fhsize: ClassVar[int] = 0
+    """The length of the file handles that `nodetofh` gives, in bytes: 1020 at most. 0: there are
+    none. [puffs_setfhsize(3)]
+    """
+    fhflags: ClassVar[int] = 0
+    """`puffs.FHFLAG_DYNAMIC`: `fhsize` is the longest, they may be shorter. `puffs.FHFLAG_NFSV2`,
+    `FHFLAG_NFSV3`: mounting fails when they are too long for that.
     """
 
     @property
@@ -114,23 +122,51 @@ class FileSystem(Generic[Node]):
         """
         raise NotImplementedError
 
+    def snapshot(self, destination: str) -> None:
+        """Write a copy of the whole file system to `destination`, a path of the host's.
+
+        [puffs_snapshot, I3] Called while the mount is suspended, so that nothing changes meanwhile:
+        what is copied was there at one moment. Whatever form it has, `destination` appears when it
+        is whole, and a copy that fails leaves nothing behind. It lies outside of this mount, which
+        answers nobody now.
+        """
+        raise NotImplementedError
+
     def fileid(self, node: Node) -> tuple[int, int]:
-        """The inode number (64 bits, not 0) and generation (32 bits) of `node`: stable for ever,
+        """The inode number (1 to 2**63 - 1) and generation (32 bits) of `node`: stable for ever,
         also across restarts.
 
-        Define it and the host's file handles stay valid for as long as the file lives. A number
-        that is used again for another file needs another generation.
+        Define it and the handles that Linux makes (name_to_handle_at(2)) are these two; with `vget`
+        they stay valid for as long as the file lives. A number that is used again for another file
+        needs another generation, and so do the files of another file system of yours: a random one
+        that is kept with the files will do. The handles of a number from 2**63 on end with the
+        mount. `getattr` may show another `ino`. Never an `async def`.
+        """
+        raise NotImplementedError
+
+    def vget(self, ino: int) -> Node | Entry:
+        """The file whose number is `ino` by `fileid`; never another one. [VFS_VGET]
+
+        Raise ESTALE when it is gone. Called when a host opens a handle (open_by_handle_at(2), NFS)
+        of a file that it has forgotten, maybe since another run of this program: only a lasting
+        `fileid` can be found again. The generation is the host's to compare. For handles of
+        directories Linux also asks `lookup` for "..", and for the entry in there that has the
+        `ino` of the directory.
         """
         raise NotImplementedError
 
     def nodetofh(self, node: Node) -> bytes:
-        """A file handle: at most 1020 bytes that name `node` for good. [puffs_vptofh, H1 to H9]"""
+        """A file handle: `fhsize` bytes that name `node` for good. [puffs_vptofh, H1 to H9]
+
+        Asked for in process (`name_to_handle`), and by hosts that take handles of any kind. Linux
+        takes `fileid`.
+        """
         raise NotImplementedError
 
     def fhtonode(self, fid: bytes) -> Node:
-        """The cookie of the file that `nodetofh` named so.
+        """The cookie of the file that `nodetofh` named so. [puffs_fhtovp, F1 to F6]
 
-        Raise ESTALE when it is gone. [puffs_fhtovp, F1 to F6]
+        Raise ESTALE when it is gone, and for whatever else `fid` may be: it can come from anywhere.
         """
         raise NotImplementedError
 
@@ -140,8 +176,9 @@ class FileSystem(Generic[Node]):
         """Find `name` in `dir`. Raise `FileNotFoundError` when it is not there. [VOP_LOOKUP, N1 to
         N3]
 
-        Called for each component of a path that the host does not remember. Never called for "."
-        and "..".
+        Called for each component of a path that the host does not remember. Never called for ".",
+        and for ".." only of a class that defines `vget`: the directory that `dir` is in, ESTALE if
+        it is in none. That of the root is not asked for.
         """
         raise NotImplementedError
 
@@ -408,6 +445,15 @@ class FileSystem(Generic[Node]):
 
         Called exactly once for each time that a cookie became known, never for the root. The host
         may ask for it by name again.
+        """
+        raise NotImplementedError
+
+    def suspend(self, status: Suspend) -> None:
+        """The mount is being suspended, or goes on: START, the writes of what hosts have buffered,
+        then SUSPENDED or ERROR; later RESUME.
+
+        Between SUSPENDED and RESUME no operation comes. A write that fails after START is for you
+        to judge at SUSPENDED. [puffs_suspendctl, D1 to D8]
         """
         raise NotImplementedError
 

@@ -19,6 +19,7 @@ class Kind(Enum):
 
     VFS = "vfs"
     VN = "vnode"
+    SUSPEND = "suspend"
     ERROR = "error"
 
 
@@ -63,7 +64,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("unmounted", "", 0, "faf"),
             ("statvfs", "", 0),
             ("sync", "wait cred", 0),
+            ("snapshot", "destination", _NO),
             ("fileid", "node", _NO),
+            ("vget", "ino", _NO),
             ("nodetofh", "node", _NO),
             ("fhtonode", "fid", _NO),
         ),
@@ -106,6 +109,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("inactive", "node", 0, "faf"),
             ("reclaim", "node", 0, "faf"),
         ),
+        _table(Kind.SUSPEND, ("suspend", "status", 0, "faf")),
         _table(Kind.ERROR, ("error", "kind code text node", 0, "faf")),
     )
     for row in table

@@ -126,12 +126,14 @@ class Names:
             raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
         return prefix + name
 
+    def paths(self, spots: tuple[Spot, ...]) -> list[str]:
+        """Where each of `spots` is."""
+        return [self.path(node) if name is None else self.below(node, name) for node, name in spots]
+
     def call(self, method: Callable[..., Any], spots: tuple[Spot, ...], *args: Any) -> Any:
         """Call `method` with the paths of `spots`; again if it misses something that moved."""
         while True:
-            paths = [
-                self.path(node) if name is None else self.below(node, name) for node, name in spots
-            ]
+            paths = self.paths(spots)
             try:
                 return method(*paths, *args)
             except OSError as error:
@@ -144,6 +146,10 @@ class Names:
         for name in filter(None, path.split("/")):
             node = self.nodes.get((node, name)) if node is not None else None
         return node or _GONE
+
+    def after(self, result: Any, then: Callable[[Any], Any]) -> Any:
+        """What `then` makes of the result of a method, which it is given."""
+        return then(result)
 
     def _prefix(self, dir: Node) -> tuple[str, bool]:
         """What goes before a name in `dir`, and whether `dir` is still there."""
@@ -179,6 +185,18 @@ class Names:
             if node is None:
                 node = self.nodes[place] = Node(place)
             return node
+
+    def found(self, place: Place, known: Node | None, path: str, attr: Attr) -> Entry | None:
+        """The entry for what was found by `path` when `known` was at `place`.
+
+        None when the name or a directory has moved meanwhile: look again.
+        """
+        with self.lock:
+            if self.nodes.get(place) is not known or self.below(*place) != path:
+                return None
+            if known is None:
+                known = self.nodes[place] = Node(place)
+            return Entry(known, attr)
 
     def fresh(self, place: Place) -> Node:
         """A new node for a file that was just made at `place`."""
@@ -276,11 +294,13 @@ class Names:
         node, name = spot
         if self._moving:
             with self.lock:
-                self._rested.wait_for(
-                    lambda: not any(is_below(node, each) for each in self._moving)
-                )
+                self._rested.wait_for(lambda: not self._is_moving(node))
         now = self.find(node)[0]
         return path == (now if name is None else f"{now.removesuffix('/')}/{name}")
+
+    def _is_moving(self, node: Node) -> bool:
+        """Whether `node`, or a directory above it, is being moved. Under the lock."""
+        return any(is_below(node, each) for each in self._moving)
 
 
 def is_missing(error: OSError) -> bool:
@@ -304,23 +324,21 @@ Method = Callable[..., Any]
 
 
 def _mount(names: Names, method: Method | None) -> Method:
-    def mount() -> Node:
-        if method is not None:
-            method()
-        return names.root
+    def mount() -> Any:
+        return names.root if method is None else names.after(method(), lambda _: names.root)
 
     return mount
 
 
 def _mounted(names: Names, method: Method) -> Method:
-    def mounted(mount: Any) -> None:
-        method(PathMount(mount, names.at_path))
+    def mounted(mount: Any) -> Any:
+        return method(PathMount(mount, names.at_path))
 
     return mounted
 
 
 def _lookup(names: Names, method: Method) -> Method:
-    nodes, lock = names.nodes, names.lock
+    nodes = names.nodes
 
     def lookup(dir: Node, name: str, cred: Cred) -> Entry:
         place = (dir, name)
@@ -335,12 +353,9 @@ def _lookup(names: Names, method: Method) -> Method:
                         names.leave(place, known)
                     raise
                 continue
-            with lock:
-                # The attributes are this node's, unless the name or a directory moved meanwhile.
-                if nodes.get(place) is known and names.below(dir, name) == path:
-                    if known is None:
-                        known = nodes[place] = Node(place)
-                    return Entry(known, attr)
+            entry = names.found(place, known, path, attr)
+            if entry is not None:
+                return entry
 
     return lookup
 
@@ -430,76 +445,78 @@ def _give_back(names: Names, method: Method) -> Method:
 
 def _open(names: Names, method: Method) -> Method:
     def open(node: Node, flags: int, cred: Cred) -> Any:
-        while True:
-            path = names.path(node)
-            try:
-                reply = method(path, flags, cred)
-            except OSError as error:
-                if names.stands(error, path, (node, None)):
-                    raise
-            else:
-                names.opened(node, reply)
-                return reply
+        def opened(reply: Any) -> Any:
+            names.opened(node, reply)
+            return reply
+
+        return names.after(names.call(method, ((node, None),), flags, cred), opened)
 
     return open
 
 
 def _close(names: Names, method: Method | None) -> Method:
-    def close(node: Node, file: Any, flags: int) -> None:
+    def close(node: Node, file: Any, flags: int) -> Any:
         names.closed(node, file)
-        if method is not None:
-            method(names.find(node)[0], file, flags)
+        return None if method is None else method(names.find(node)[0], file, flags)
 
     return close
 
 
 def _create(names: Names, method: Method) -> Method:
     def create(dir: Node, name: str, attr: Attr, flags: int, cred: Cred) -> Any:
-        reply = names.call(method, ((dir, name),), attr, flags, cred)
-        node = names.fresh((dir, name))
-        if reply is None:
-            return node
-        names.opened(node, reply)
-        return node, reply
+        def created(reply: Any) -> Any:
+            node = names.fresh((dir, name))
+            if reply is None:
+                return node
+            names.opened(node, reply)
+            return node, reply
+
+        return names.after(names.call(method, ((dir, name),), attr, flags, cred), created)
 
     return create
 
 
 def _make(names: Names, method: Method) -> Method:
-    def operation(dir: Node, name: str, *args: Any) -> Node:
-        names.call(method, ((dir, name),), *args)
-        return names.fresh((dir, name))
+    def operation(dir: Node, name: str, *args: Any) -> Any:
+        place = (dir, name)
+        return names.after(names.call(method, (place,), *args), lambda _: names.fresh(place))
 
     return operation
 
 
 def _link(names: Names, method: Method) -> Method:
-    def link(node: Node, dir: Node, name: str, cred: Cred) -> None:
-        names.call(method, ((node, None), (dir, name)), cred)
-        names.link(node, (dir, name))
+    def link(node: Node, dir: Node, name: str, cred: Cred) -> Any:
+        place = (dir, name)
+        linked = names.call(method, ((node, None), place), cred)
+        return names.after(linked, lambda _: names.link(node, place))
 
     return link
 
 
 def _remove(names: Names, method: Method) -> Method:
-    def operation(dir: Node, name: str, cred: Cred) -> None:
-        known = names.nodes.get((dir, name))
-        names.call(method, ((dir, name),), cred)
-        names.leave((dir, name), known)
+    def operation(dir: Node, name: str, cred: Cred) -> Any:
+        place = (dir, name)
+        known = names.nodes.get(place)
+        return names.after(names.call(method, (place,), cred), lambda _: names.leave(place, known))
 
     return operation
+
+
+def to_be_moved(names: Names, place: Place, newplace: Place, exchange: bool) -> list[Node]:
+    """The nodes that a rename moves; EINVAL when one of them would come to lie in itself."""
+    node = names.nodes.get(place)
+    target = names.nodes.get(newplace) if exchange else None
+    if is_below(newplace[0], node) or is_below(place[0], target):
+        raise OSError(EINVAL, os.strerror(EINVAL))
+    return [each for each in (node, target) if each is not None]
 
 
 def _rename(names: Names, method: Method) -> Method:
     def rename(dir: Node, name: str, newdir: Node, newname: str, flags: int, cred: Cred) -> None:
         exchange = bool(flags & RENAME_EXCHANGE)
         place, newplace = (dir, name), (newdir, newname)
-        node = names.nodes.get(place)
-        target = names.nodes.get(newplace) if exchange else None
-        if is_below(newdir, node) or is_below(dir, target):
-            raise OSError(EINVAL, os.strerror(EINVAL))
+        moving = to_be_moved(names, place, newplace, exchange)
         path, newpath = names.below(dir, name), names.below(newdir, newname)
-        moving = [each for each in (node, target) if each is not None]
         names.moving(moving)
         try:
             method(path, newpath, flags, cred)
@@ -514,12 +531,13 @@ def _readdir(names: Names, method: Method) -> Method:
     def readdir(dir: Node, offset: int, file: Any) -> Iterable[DirEntry | str]:
         if not names.find(dir)[1]:
             return ()
-        return _entries(names, dir, names.call(method, ((dir, None),), offset, file))
+        return entries(names, dir, names.call(method, ((dir, None),), offset, file))
 
     return readdir
 
 
-def _entries(names: Names, dir: Node, replies: Iterable[Any]) -> Iterator[DirEntry | str]:
+def entries(names: Names, dir: Node, replies: Iterable[Any]) -> Iterator[DirEntry | str]:
+    """What a class's `readdir` yields, as a host takes it: pairs become entries with nodes."""
     for reply in replies:
         if isinstance(reply, tuple):
             name, attributes = reply
@@ -535,18 +553,18 @@ def _entries(names: Names, dir: Node, replies: Iterable[Any]) -> Iterator[DirEnt
 
 
 def _error(names: Names, method: Method) -> Method:
-    def error(kind: str, code: int, text: str, node: object) -> None:
-        method(kind, code, text, names.find(node)[0] if isinstance(node, Node) else None)
+    def error(kind: str, code: int, text: str, node: object) -> Any:
+        path = names.find(node)[0] if isinstance(node, Node) else None
+        return method(kind, code, text, path)
 
     return error
 
 
-_FACTORIES: Final[dict[str, Callable[[Names, Method], Method]]] = {
+Factories = dict[str, Callable[[Any, Method], Method]]
+
+COMMON: Final[Factories] = {
     "mount": _mount,
     "mounted": _mounted,
-    "getattr": _getattr,
-    "read": _transfer,
-    "write": _transfer,
     "copy_file_range": _copy_file_range,
     "open": _open,
     "create": _create,
@@ -559,34 +577,50 @@ _FACTORIES: Final[dict[str, Callable[[Names, Method], Method]]] = {
     "link": _link,
     "remove": _remove,
     "rmdir": _remove,
-    "rename": _rename,
-    "readdir": _readdir,
     "error": _error,
 }
 """Operations that need more than what the operation table says: a node first, and perhaps an open
 file.
 """
 
+_DIRECT: Final[Factories] = COMMON | {
+    "lookup": _lookup,
+    "getattr": _getattr,
+    "read": _transfer,
+    "write": _transfer,
+    "rename": _rename,
+    "readdir": _readdir,
+}
+"""The same where no method waits."""
 
-def adapted(defined: Operations, find: Method) -> Operations:
+
+def adapted(
+    defined: Operations,
+    find: Method,
+    *,
+    names: Callable[[bool], Names] = Names,
+    factories: Factories = _DIRECT,
+    on_open_file: Callable[[Any, Method, int], Method] = _on_open_file,
+) -> Operations:
     """Operations on nodes for the operations on paths in `defined`, over a tree of names of their
     own.
 
-    `find` is the `getattr` that serves as lookup.
+    `find` is the `getattr` that serves as lookup. `names` makes the tree, `factories` and
+    `on_open_file` the operations.
     """
     told_of_files = "open" in defined or "close" in defined
-    names = Names(told_of_files)
-    operations = {"mount": _mount(names, None), "lookup": _lookup(names, find)}
+    tree = names(told_of_files)
+    operations = {"mount": _mount(tree, None), "lookup": factories["lookup"](tree, find)}
     if told_of_files:
-        operations["close"] = _close(names, None)
+        operations["close"] = _close(tree, None)
     for name, method in defined.items():
         row = OPERATIONS[name]
-        if name in _FACTORIES:
-            operations[name] = _FACTORIES[name](names, method)
-        elif row.kind is Kind.VFS:
+        if name in factories:
+            operations[name] = factories[name](tree, method)
+        elif row.kind in (Kind.VFS, Kind.SUSPEND):
             operations[name] = method
         elif "file" in row.args:
-            operations[name] = _on_open_file(names, method, row.args.index("file") - 1)
+            operations[name] = on_open_file(tree, method, row.args.index("file") - 1)
         else:
-            operations[name] = _on_node(names, method)
+            operations[name] = _on_node(tree, method)
     return operations

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred
-from puffs.server.operations import Operations, implemented
+from puffs.server.operations import Operations, any_async, implemented
 from puffs.server.path_mount import PathMount
 from puffs.server.path_nodes import adapted
-from puffs.server.stepping import is_async
-from puffs.server.types import Buffer, DirEntry, Lock, Open
+from puffs.server.path_waiting import adapted_waiting
+from puffs.server.types import Buffer, DirEntry, Lock, Open, Suspend
 
 
 class PathFileSystem:
@@ -43,12 +43,13 @@ class PathFileSystem:
       knows the attributes without asking for each name (readdirplus).
     - A file that changes behind the file server's back keeps its node for as long as `getattr`
       finds something at its path.
-    - Operations may run in several threads. One that fails with `FileNotFoundError` because a
-      directory above was renamed meanwhile is called again with the new path.
+    - Operations may run in several threads, or be `async def` and wait, under asyncio. One that
+      fails with `FileNotFoundError` because a directory above was renamed meanwhile is called again
+      with the new path.
 
     A file that has no path, or a file known by something better than its path, is beyond this
-    class: `lookup`, `tmpfile`, `fileid`, `nodetofh`, `fhtonode`, `inactive` and `reclaim` are for
-    `puffs.FileSystem`.
+    class: `lookup`, `tmpfile`, `fileid`, `vget`, `nodetofh`, `fhtonode`, `inactive` and `reclaim`
+    are for `puffs.FileSystem`.
     """
 
     name_ttl: ClassVar[float] = 1.0
@@ -59,11 +60,14 @@ class PathFileSystem:
     """Seconds for which a host may trust that a name does not exist."""
     name: ClassVar[str] = ""
     """The type of the mount is `fuse.puffs.NAME`; by default the class's name in lower case."""
+    fhsize: ClassVar[int] = 0
+    """There are no file handles: a path does not name a file for good."""
+    fhflags: ClassVar[int] = 0
 
     @property
     def asynchronous(self) -> bool:
-        """Whether an operation may be `async def`. With paths, none can: see `operations`."""
-        return False
+        """Whether an operation may be `async def`: the mount is then served by an event loop."""
+        return any_async(self)
 
     def operations(self) -> Operations:
         """Operations on nodes, made of the operations on paths that the class defines.
@@ -75,19 +79,13 @@ class PathFileSystem:
         Raises `TypeError` when the class defines an operation that paths cannot have.
         """
         defined = implemented(self, PathFileSystem)
-        waiting = [name for name in defined if is_async(getattr(type(self), name))]
-        if waiting:
-            raise TypeError(
-                f"{type(self).__name__}.{waiting[0]} is an async def, which a PathFileSystem cannot"
-                " have: derive from puffs.FileSystem"
-            )
         strange = [name for name in defined if not hasattr(PathFileSystem, name)]
         if strange:
             raise TypeError(
                 f"{type(self).__name__} defines {', '.join(strange)}, which a PathFileSystem cannot"
                 " have: give it another name, or derive from puffs.FileSystem"
             )
-        return adapted(defined, self.getattr)
+        return (adapted_waiting if self.asynchronous else adapted)(defined, self.getattr)
 
     # -------------------------------------------------- the file system as a whole (VFS operations)
 
@@ -113,6 +111,14 @@ class PathFileSystem:
 
     def sync(self, wait: bool, cred: Cred) -> None:
         """Write everything to stable storage. As `FileSystem.sync`."""
+        raise NotImplementedError
+
+    def snapshot(self, destination: str) -> None:
+        """Write a copy of the whole file system to the host's path. As `FileSystem.snapshot`."""
+        raise NotImplementedError
+
+    def suspend(self, status: Suspend) -> None:
+        """The mount is being suspended, or goes on. As `FileSystem.suspend`."""
         raise NotImplementedError
 
     # -------------------------------------------------------------------------- names (directories)

@@ -46,7 +46,10 @@ class Stepper(Protocol):
         ...
 
     def cancel(self, who: Requester) -> None:
-        """Cancel what was adopted for `who`, if it is still under way."""
+        """Cancel what was adopted for `who`, if it is still under way.
+
+        If it ends by that, it has raised `InterruptedError`.
+        """
         ...
 
 
@@ -81,5 +84,5 @@ class _Nobody:
 
 
 def _log_failure(_result: Any, error: BaseException | None) -> None:
-    if isinstance(error, Exception):  # not if it was cancelled
+    if error is not None and not isinstance(error, InterruptedError):  # which is a cancelled one
         logger.error("an operation failed in the file server", exc_info=error)

@@ -1,6 +1,7 @@
 """What file servers return beside attributes: entries, open files, directory entries, locks."""
 
 from collections.abc import Hashable
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 from puffs.server.attr import Attr
@@ -20,6 +21,13 @@ RENAME_EXCHANGE: Final = 2
 """`rename` exchanges two names that both exist."""
 RENAME_WHITEOUT: Final = 4
 """`rename` leaves a whiteout, a character device 0:0, at the old name."""
+
+FHFLAG_DYNAMIC: Final = 1
+"""File handles may be shorter than `fhsize` (puffs_setfhsize(3))."""
+FHFLAG_NFSV2: Final = 2
+"""File handles are to fit into those of NFSv2: 28 bytes."""
+FHFLAG_NFSV3: Final = 4
+"""File handles are to fit into those of NFSv3: 60 bytes."""
 
 
 class Entry:
@@ -143,3 +151,16 @@ class Lock(NamedTuple):
     end: int
     pid: int
     flock: bool = False
+
+
+class Suspend(IntEnum):
+    """What `suspend` is told, numbered as the reference does (D8)."""
+
+    START = 0
+    """The mount is about to be suspended: what hosts have buffered comes next, by `write`."""
+    SUSPENDED = 1
+    """It is suspended: no operation comes before RESUME."""
+    RESUME = 2
+    """It goes on."""
+    ERROR = 3
+    """It could not be suspended after START, and goes on."""

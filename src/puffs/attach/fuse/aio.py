@@ -130,7 +130,7 @@ class _Server:
     def _serve(self, serve: Callable[[Reader], Read]) -> Read:
         token = requester.set(self._reader.channel)
         try:
-            return serve(self._reader)
+            return self._stepper.inside(serve, self._reader)
         except Stop:
             return Read.ENDED
         finally:

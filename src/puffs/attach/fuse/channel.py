@@ -72,6 +72,11 @@ class Channel:
         uid, gid, tid = self.header[_CALLER]
         return Cred(uid, gid, tid, umask)
 
+    @staticmethod
+    def header_of(request: Buffer) -> Header:
+        """The header of a whole request."""
+        return IN_HEADER.struct.unpack_from(request)
+
     def request(self) -> "Request":
         """The request that is under way, for an operation that outlives it in the buffer."""
         return Request(self.header)

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from puffs.attach.fuse.abi import MESSAGES, Opcode
 from puffs.attach.fuse.channel import Handler
 from puffs.attach.fuse.handlers import Handlers, Serving, attrs, control, data, dirs, locks, names
+from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
 
 ENOSYS = errno.ENOSYS
@@ -98,10 +99,11 @@ ENOSYS.
 
 
 def _open_is_ours(mount: Mount) -> bool:
-    """Opens must come to us: to count them, or to refuse writing where nothing can be written
-    (statement 2.6).
+    """Opens must come to us: to count them, to have nothing cached, or to refuse writing where
+    nothing can be written (statement 2.6).
     """
-    return mount.tracks_opens or not (mount.read_only or "write" in mount.ops)
+    uncached = bool(mount.args.flags & KernelFlag.NOCACHE_PAGE)
+    return mount.tracks_opens or uncached or not (mount.read_only or "write" in mount.ops)
 
 
 def _flush_is_ours(mount: Mount) -> bool:

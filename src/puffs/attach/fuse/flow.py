@@ -39,6 +39,16 @@ class Flow(Protocol):
         """A handler made of a generator function."""
         ...
 
+    def busy(self) -> bool:
+        """Whether an operation goes on, between two requests, that does not wait idly: for a lock
+        or an event.
+        """
+        ...
+
+    def waits(self, unique: int) -> bool:
+        """Whether an operation for request `unique` has begun and not finished."""
+        ...
+
     def interrupt(self, unique: int) -> None:
         """The caller of request `unique` was signalled while it waits."""
         ...
@@ -66,6 +76,14 @@ class DirectFlow:
                 return
 
         return run
+
+    def busy(self) -> bool:
+        """Never: each has ended before the next request is read."""
+        return False
+
+    def waits(self, unique: int) -> bool:
+        """Never."""
+        return False
 
     def interrupt(self, unique: int) -> None:
         """Served one at a time, a request has been answered before its interrupt is read."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from puffs.attach.fuse.reader import Enough, Read, Reader
+from puffs.attach.fuse.reader import Enough, Read, Reader, ReadVector
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.mount import Mount
 
@@ -21,36 +21,38 @@ _NOT_OURS: Final = "was mounted by somebody else, who is to unmount it"
 _ONE: Final = Enough(True)
 
 
-class _Gate:
-    """What a reader waits at: open when there is a request on `fd`, or when the bell rings."""
+class _Arrivals:
+    """What a reader waits for: a request on `fd`, or the bell."""
 
     def __init__(self, fd: int, bell: int) -> None:
         self.bell = bell
         self.events = select.epoll()
         self.events.register(fd, select.EPOLLIN)
         self.events.register(bell, select.EPOLLIN)
-        os.set_blocking(fd, False)  # another thread may take the request that has opened it
+        os.set_blocking(fd, False)  # another thread may take the request that was announced
 
 
-class _GatedReader(Reader):
-    """Reads what a gate lets in. `answer` is called when the bell rings; False: it is over."""
+class _WaitingReader(Reader):
+    """Reads what arrives. `answer` is called when the bell rings; False: it is over."""
 
-    def __init__(self, gate: _Gate, answer: Callable[[], bool], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, arrivals: _Arrivals, answer: Callable[[], bool], *args: Any, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._gate = gate
+        self._arrivals = arrivals
         self._answer = answer
 
-    def _loop(self, enough: Enough | None) -> Read:
-        gate = self._gate
-        waits = enough is None or os.get_blocking(gate.events.fileno())
+    def _loop(self, enough: Enough | None, readv: ReadVector = os.readv) -> Read:
+        arrivals = self._arrivals
+        waits = enough is None or os.get_blocking(arrivals.events.fileno())
         read = Read.NOTHING
         while True:
-            for fd, _ in gate.events.poll(-1 if waits else 0):
-                if fd == gate.bell:
+            for fd, _ in arrivals.events.poll(-1 if waits else 0):
+                if fd == arrivals.bell:
                     if not self._answer():
                         return Read.ENDED
                 else:
-                    read = super()._loop(_ONE)
+                    read = super()._loop(_ONE, readv)
                     if read is Read.ENDED:
                         return read
             if not waits or (enough is not None and enough.now):
@@ -72,26 +74,33 @@ class HandedSession(Session):
         *,
         farewell: Callable[[], bool],
         max_write: int,
+        writeback: bool = False,
         on_ready: Callable[[], None] = lambda: None,
         on_table: OnTable | None = None,
     ) -> None:
         super().__init__(
-            mount, fds[0], mountpoint, max_write=max_write, on_ready=on_ready, on_table=on_table
+            mount,
+            fds[0],
+            mountpoint,
+            max_write=max_write,
+            writeback=writeback,
+            on_ready=on_ready,
+            on_table=on_table,
         )
         self.device = _device_of(fds[0])
         self._clones = list(fds[1:])
         self._farewell = farewell
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._gate = _Gate(fds[0], self._bell)
+        self._arrivals = _Arrivals(fds[0], self._bell)
         self._ending = False
 
     def fileno(self) -> int:
         """Readable when there is something to do."""
-        return self._gate.events.fileno()
+        return self._arrivals.events.fileno()
 
     def _reader_of(self, fd: int, *args: Any, **kwargs: Any) -> Reader:
-        gate = self._gate if fd == self._fd else _Gate(fd, self._bell)
-        return _GatedReader(gate, self._answer_the_bell, self.mount, fd, *args, **kwargs)
+        arrivals = self._arrivals if fd == self._fd else _Arrivals(fd, self._bell)
+        return _WaitingReader(arrivals, self._answer_the_bell, self.mount, fd, *args, **kwargs)
 
     def _clone(self) -> int | None:
         return self._clones.pop() if self._clones else None
@@ -109,12 +118,12 @@ class HandedSession(Session):
     def wake(self) -> None:
         """Have a loop look up that waits for a request."""
         with self._lock:
-            if not self._over:
+            if not self.ended.is_set():
                 os.eventfd_write(self._bell, 1)
 
-    def _wake(self, root: str | int) -> threading.Thread:
+    def wake_by(self, root: str | int) -> threading.Thread:
         done = threading.Event()
-        self._soon(done.set)  # after what has been queued before
+        self.soon(done.set)  # after what has been queued before
         thread = threading.Thread(target=done.wait, name="puffs-wake", daemon=True)
         thread.start()
         self.wake()
@@ -124,9 +133,16 @@ class HandedSession(Session):
         """Cannot be done from here."""
         raise OSError(errno.EOPNOTSUPP, f"{self.mountpoint} {_NOT_OURS}: run `sync -f` there")
 
+    def suspend(self, deadline: float) -> None:
+        """Cannot be done from here: the kernel is to write first what it has buffered."""
+        raise OSError(
+            errno.EOPNOTSUPP,
+            f"{self.mountpoint} {_NOT_OURS}: only what is in sight can be suspended",
+        )
+
     def detach(self, force: bool) -> None:
         """End the session; with `force` only, since it is not for us to unmount."""
-        self._not_inside()
+        self.check_outside()
         if not force:
             raise OSError(errno.EPERM, f"{self.mountpoint} {_NOT_OURS}")
         if self._farewell() and self._has_ended():
@@ -137,7 +153,7 @@ class HandedSession(Session):
     def close(self) -> None:
         """Close the connection, and take back what the kernel had open."""
         super().close()
-        self._gate.events.close()
+        self._arrivals.events.close()
         for fd in (self._bell, *self._clones):
             os.close(fd)
 

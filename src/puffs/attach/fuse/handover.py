@@ -15,10 +15,13 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +37,7 @@ from puffs.attach.fuse.doors.rights import receive
 from puffs.attach.fuse.machine import HERE
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import unmount_this
-from puffs.attach.fuse.mountpoint import MountError, check_mountpoint, shown
+from puffs.attach.fuse.mountpoint import MountError, check_mountpoint, resolve, shown
 from puffs.attach.fuse.options import MountOptions, source_name, type_name
 from puffs.attach.fuse.places import Connection, decided
 from puffs.kernel.mount import Mount
@@ -49,28 +52,59 @@ FAREWELL_SECONDS: Final = 5.0
 """How long it may take to unmount."""
 
 
-def meet(path: str, owner: int | None = None) -> socket.socket:
+def meet(
+    path: str, owner: int | None = None, *, first: Callable[[], object] = lambda: None
+) -> socket.socket:
     """Return a socket to the other side, which comes to the same path, earlier or later.
 
-    Whoever comes first waits, without a limit. Only the same user and root get through, or `owner`
-    when we are first.
+    Whoever comes first waits, without a limit, unless `first` raises. Only the same user and root
+    get through, or `owner` when we are first.
 
     Raises:
         MountError: the path cannot be used.
     """
-    try:
-        with _alone_in(os.path.dirname(path) or "."):
-            met = _connect(path) or _listen(path, owner)
-    except OSError as error:
-        raise _cannot_meet(path, error) from error
-    if not met.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        return met
-    with met:
+    with _ended_by_signals():
         try:
-            return met.accept()[0]
-        finally:
-            with suppress(OSError):
-                os.unlink(path)
+            with _alone_in(os.path.dirname(path) or "."):
+                met = _connect(path)
+                if met is not None:
+                    return met
+                first()
+                listener = _listen(path, owner)
+        except MountError:
+            raise
+        except OSError as error:
+            raise _cannot_meet(path, error) from error
+        with listener:
+            try:
+                return listener.accept()[0]
+            finally:
+                with suppress(OSError):
+                    os.unlink(path)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have TERM and HUP end this program by an exception, so that nothing is left behind.
+
+    INT does so anyway. Whoever has handlers of his own, or calls this on another thread, keeps his
+    way.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    plain = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in plain:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in plain:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
@@ -109,6 +143,8 @@ def _listen(path: str, owner: int | None) -> socket.socket:
             os.chown(path, owner, -1)
         listener.listen(1)
     except BaseException:
+        if listener.getsockname():  # it is there already
+            os.unlink(path)
         listener.close()
         raise
     finally:
@@ -168,12 +204,16 @@ class Handover:
 
     path: str
 
-    def connect(self, mount: Mount, options: MountOptions) -> Connection:
+    def connect(
+        self, mount: Mount, options: MountOptions, connecting: Callable[[], None]
+    ) -> Connection:
         """Wait for it. Who has mounted it unmounts it."""
         check_options(options)
         peer = meet(self.path)
         try:
-            return self._received(peer, mount, options)
+            connection = self._received(peer, mount, options)
+            connecting()
+            return connection
         except BaseException as error:
             if isinstance(error, OSError):
                 _send(peer, {"error": str(error), "code": error.errno})
@@ -238,7 +278,8 @@ def hand_over(path: str, mountpoint: str, options: MountOptions, user: int | Non
     Raises:
         MountError: not mounted, or not served. Nothing is left behind.
     """
-    with meet(path, user) as peer:
+    # For a directory that is not there nobody need be waited for.
+    with meet(path, user, first=lambda: resolve(mountpoint)) as peer:
         peer.settimeout(SECONDS)
         try:
             hello, _ = _receive(peer)

@@ -28,6 +28,7 @@ from puffs.attach.fuse.abi import (
     FUSE_POSIX_LOCKS,
     FUSE_READDIRPLUS_AUTO,
     FUSE_SETXATTR_EXT,
+    FUSE_WRITEBACK_CACHE,
     INIT_IN,
     INIT_OUT,
     KERNEL_MINOR_VERSION,
@@ -63,7 +64,6 @@ _ALWAYS: Final = (
 _FOR_OPERATION: Final = {
     "readdir": FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO,
     "advlock": FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS,
-    "fileid": FUSE_EXPORT_SUPPORT,
 }
 
 
@@ -103,7 +103,7 @@ class Negotiated:
             congestion_threshold=MAX_BACKGROUND * 3 // 4,
             max_write=self.max_write,
             time_gran=1,
-            max_pages=self.max_write // PAGE,
+            max_pages=-(-self.max_write // PAGE),
             flags2=self.flags >> 32,
         )
 
@@ -117,11 +117,13 @@ def newer_major(body: memoryview) -> bytes | None:
     return INIT_OUT.pack(major=KERNEL_VERSION) if major > KERNEL_VERSION else None
 
 
-def negotiate(body: memoryview, mount: Mount, max_write: int) -> Negotiated:
+def negotiate(
+    body: memoryview, mount: Mount, max_write: int, writeback: bool = False
+) -> Negotiated:
     """Settle on what the `fuse_init_in` in `body` offers and what `mount` has a use for.
 
-    `max_write`: the largest data of one request that the mount was asked for. Raises
-    `WrongProtocol`.
+    `max_write`: the largest data of one request that the mount was asked for; `writeback`: whether
+    the kernel is to buffer writes. Raises `WrongProtocol`, and `OSError` for a kernel that cannot.
     """
     major, minor, max_readahead, offered = COMPAT_INIT_IN.struct.unpack_from(body)
     if major != KERNEL_VERSION or minor < MIN_MINOR_VERSION:
@@ -132,7 +134,15 @@ def negotiate(body: memoryview, mount: Mount, max_write: int) -> Negotiated:
     for operation, flags in _FOR_OPERATION.items():
         if operation in mount.ops:
             wanted |= flags
-    if not wanted & FUSE_EXPORT_SUPPORT:
+    if writeback:
+        if not offered & FUSE_WRITEBACK_CACHE:
+            raise OSError(
+                errno.EOPNOTSUPP, "this kernel has no write-back cache: omit -o writeback"
+            )
+        wanted |= FUSE_WRITEBACK_CACHE
+    if mount.exports:
+        wanted |= FUSE_EXPORT_SUPPORT
+    elif "fileid" not in mount.ops:  # with it, handles are good for what the kernel remembers
         wanted |= FUSE_NO_EXPORT_SUPPORT
     # Without max_pages a request holds 32 pages.
     limit = max_write if offered & FUSE_MAX_PAGES else min(max_write, 32 * PAGE)

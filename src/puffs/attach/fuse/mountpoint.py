@@ -63,11 +63,17 @@ def check_mountpoint(path: str | os.PathLike[str], rootmode: int) -> str:
     Args:
         path: what the user named.
         rootmode: mode of the root of the file system. A directory is mounted on a directory, and
-            anything else on a regular file.
+            anything else on a regular file; a symbolic link cannot be mounted (mount(2)).
 
     Raises:
         MountError: it is not there, of the wrong type, in use, or not to be reached.
     """
+    if stat.S_ISLNK(rootmode):
+        raise MountError(
+            errno.EINVAL,
+            "the root of the file system is a symbolic link, which Linux does not mount: give it "
+            "another root, or use it without a mount (puffs.local)",
+        )
     mounts = read_mounts()
     make = "mkdir -p" if stat.S_ISDIR(rootmode) else "touch"
     real = _resolve(path, mounts, f"make it first ({make} {shown(os.fspath(path))})")

@@ -20,6 +20,7 @@ from puffs.attach.fuse.syscalls import (
     MS_NOEXEC,
     MS_NOSUID,
     MS_RDONLY,
+    MS_REMOUNT,
     MS_SYNCHRONOUS,
 )
 
@@ -58,9 +59,12 @@ class MountOptions:
         max_write: bytes of the largest payload of a request, for INIT; None: the session's default.
         auto_unmount: a process of its own unmounts when the server dies. None: whoever mounts
             decides (commands: yes; `puffs.run` and `puffs.mount`: no).
+        writeback: the kernel buffers writes, and writes whole pages later.
         threads: how many threads serve, for file servers that block.
         control: `puffs status`, `puffs trace` and their like find a socket of the server.
         slow: requests that take more seconds are logged; None: none is.
+        namecache: the kernel may remember names, for as long as the file server says.
+        pagecache: the kernel may keep data of files.
     """
 
     flags: int = MS_NOSUID | MS_NODEV
@@ -71,9 +75,12 @@ class MountOptions:
     max_read: int | None = None
     max_write: int | None = None
     auto_unmount: bool | None = None
+    writeback: bool = False
     threads: int = 1
     control: bool = True
     slow: float | None = None
+    namecache: bool = True
+    pagecache: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +164,7 @@ OPTIONS = (
     Option("noatime", None, "do not update access times", SetFlag(MS_NOATIME)),
     Option("sync", None, "every write is followed by fsync", SetFlag(MS_SYNCHRONOUS)),
     Option("dirsync", None, "changes of directories are synchronous", SetFlag(MS_DIRSYNC)),
+    Option("remount", None, "refused: unmount, and mount again", SetFlag(MS_REMOUNT)),
     Option("allow_other", None, "other users may use it too", SetField("allow_other", True, True)),
     Option(
         "default_permissions",
@@ -181,6 +189,12 @@ OPTIONS = (
         "BYTES",
         f"largest request payload ({PAGE} to {MAX_PAYLOAD}, a multiple of {PAGE})",
         SetField("max_write", _size(PAGE)),
+    ),
+    Option(
+        "writeback",
+        None,
+        "the kernel buffers writes; only where nobody else changes the files",
+        SetField("writeback", True),
     ),
     Option(
         "threads",
@@ -208,6 +222,15 @@ OPTIONS = (
     ),
     Option("control", None, "puffs status, trace... work (the default)", SetField("control", True)),
     Option("nocontrol", None, "no socket for puffs status, trace...", SetField("control", False)),
+    Option("namecache", None, "names may be cached (the default)", SetField("namecache", True)),
+    Option("nonamecache", None, "each walk asks the file server", SetField("namecache", False)),
+    Option("pagecache", None, "data may be cached (the default)", SetField("pagecache", True)),
+    Option(
+        "nopagecache",
+        None,
+        "each read and write asks the file server (direct_io of other programs)",
+        SetField("pagecache", False),
+    ),
     Option("fsname", "NAME", "source shown in /proc/mounts", SetField("fsname", _name)),
     Option("subtype", "NAME", f"type shown: {TYPE_PREFIX}NAME", SetField("subtype", _name)),
 )

@@ -38,12 +38,28 @@ class Connection:
     ready: Callable[[], None] = lambda: None
     ended: Callable[[], None] = lambda: None
 
+    def give_up(self) -> None:
+        """Nothing came of it: close it, and unmount what is ours."""
+        for fd in self.fds:
+            os.close(fd)
+        try:
+            if self.farewell is None:
+                unmount(self.mountpoint, lazy=True)
+        finally:
+            self.ended()
+
 
 class Place(Protocol):
     """What `run` serves at."""
 
-    def connect(self, mount: Mount, options: MountOptions) -> Connection:
-        """Connect the kernel with `mount`. Raises `MountError`; nothing is left behind then."""
+    def connect(
+        self, mount: Mount, options: MountOptions, connecting: Callable[[], None]
+    ) -> Connection:
+        """Connect the kernel with `mount`. Raises `MountError`; nothing is left behind then.
+
+        `connecting` is called once nothing is to be waited for any more, and before it is mounted:
+        up to there a signal ends this process, and from there on it unmounts.
+        """
         ...
 
 
@@ -52,6 +68,7 @@ def session_of(
     mount: Mount,
     *,
     max_write: int,
+    writeback: bool = False,
     on_table: OnTable | None,
     on_ready: Callable[[], None],
 ) -> Session:
@@ -68,6 +85,7 @@ def session_of(
             fd,
             connection.mountpoint,
             max_write=max_write,
+            writeback=writeback,
             on_ready=ready,
             on_table=on_table,
         )
@@ -77,6 +95,7 @@ def session_of(
         connection.mountpoint,
         farewell=connection.farewell,
         max_write=max_write,
+        writeback=writeback,
         on_ready=ready,
         on_table=on_table,
     )
@@ -100,8 +119,11 @@ class MountPoint:
 
     path: str | os.PathLike[str]
 
-    def connect(self, mount: Mount, options: MountOptions) -> Connection:
+    def connect(
+        self, mount: Mount, options: MountOptions, connecting: Callable[[], None]
+    ) -> Connection:
         """Mount."""
+        connecting()
         path = check_mountpoint(self.path, mount.root_type)
         options = decided(options, checks_access="access" in mount.ops, read_only=mount.read_only)
         fd = mount_fuse(
@@ -127,8 +149,11 @@ class Inherited:
 
     fd: int
 
-    def connect(self, mount: Mount, options: MountOptions) -> Connection:
+    def connect(
+        self, mount: Mount, options: MountOptions, connecting: Callable[[], None]
+    ) -> Connection:
         """Take it over. Who has mounted it unmounts it."""
+        connecting()
         check_options(options)
         return Connection([adopt(self.fd)], f"/dev/fd/{self.fd}", farewell=lambda: False)
 

@@ -7,7 +7,7 @@ several threads serve, one for each.
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from enum import Enum, auto
 from typing import Protocol
 
@@ -16,10 +16,13 @@ from puffs.attach.fuse.channel import BODY, Channel, Handler, Header, Request
 from puffs.attach.fuse.dispatch import Refusal, build, operation_name, wants_reply
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.flow import DirectFlow, Flow
+from puffs.attach.fuse.gate import Gate, Phase
 from puffs.attach.fuse.handlers import Serving
 from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.init import Negotiated
 from puffs.attach.fuse.replies import Replies
+from puffs.attach.fuse.writers import Writers
+from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
 from puffs.server.stepping import Stepper
 
@@ -31,6 +34,10 @@ END = frozenset((errno.ENODEV, errno.ECONNABORTED))
 
 class Stop(BaseException):
     """Leave the loop although the connection lives; raised on the thread that serves."""
+
+
+class Resumed(Exception):
+    """Leave the loop to serve what was held back, and come back."""
 
 
 class Read(Enum):
@@ -66,11 +73,15 @@ class Enough:
 
 _ONE = Enough(True)
 
+ReadVector = Callable[[int, Sequence[bytearray]], int]
+"""os.readv, or what stands for it."""
+
 
 class Reader:
     """Reads and serves on `fd`. `run_calls` runs what other threads want done on this one.
 
-    `on_table` is given each fresh dispatch table and may change it in place.
+    `on_table` is given each fresh dispatch table and may change it in place. `wakers` are the
+    threads that do nothing but wake it (`Gate`).
     """
 
     def __init__(
@@ -82,6 +93,7 @@ class Reader:
         *,
         notify: Callable[[bytes], object],
         run_calls: Callable[[], None],
+        wakers: Container[int],
         stepper: Stepper | None = None,
         on_table: Callable[[list[Handler]], None] | None = None,
     ) -> None:
@@ -93,10 +105,15 @@ class Reader:
         self._flags = negotiated.flags
         self._notify = notify
         self._run_calls = run_calls
+        self._wakers = wakers
         self._on_table = on_table
         self._observer: Observer | None = None
+        self._gate: Gate | None = None
+        self.held: dict[int, bytes] = {}
+        """Requests that are held back, by their unique ids."""
         self._handlers: list[Handler] = []
-        self._negative = mount.server.negative_ttl > 0
+        names_last = not mount.args.flags & KernelFlag.NOCACHE_NAME
+        self._negative = names_last and mount.server.negative_ttl > 0
         self._flow: Flow = DirectFlow()
         if stepper is not None:
             from puffs.attach.fuse.stepped_flow import SteppedFlow
@@ -111,22 +128,76 @@ class Reader:
         or as one whose every handler first rebuilds it.
         """
         self._observer = observer
+        self.rebuild_soon()
+
+    def hold(self, phase: Phase, writers: Writers, most: int) -> None:
+        """Put a gate in front of the table, or one of another phase: see `Gate`.
+
+        While this reader stands still, on whatever thread.
+        """
+        self._gate = Gate(phase, self.held, writers, self._wakers, self._run_calls, most)
+        self.rebuild()
+
+    def release(self) -> None:
+        """Take the gate away; at its next request the reader serves what was held back.
+
+        From any thread.
+        """
+        if self._gate is not None:
+            self._gate = None
+            self.rebuild_soon()
+
+    @property
+    def gated(self) -> bool:
+        """Whether there is a gate."""
+        return self._gate is not None
+
+    def background_requests(self) -> int:
+        """How many background requests may have come since this was asked last, or are held."""
+        gate = self._gate
+        if gate is None:
+            return 0
+        came, gate.background = gate.background, 0
+        return came + gate.writes_held
+
+    def busy(self) -> bool:
+        """Whether an operation goes on between two requests."""
+        return self._flow.busy()
+
+    def serve_held(self) -> None:
+        """Serve what was held back, if it is not to be held any more."""
+        while self.held and self._gate is None:
+            request = self.held.pop(next(iter(self.held)))
+
+            def again(_fd: int, vector: Sequence[bytearray], request: bytes = request) -> int:
+                vector[0][: len(request)] = request
+                return len(request)
+
+            Reader._loop(self, _ONE, again)
+
+    def rebuild_soon(self) -> None:
+        """Make the table anew at the next request, and serve first what is held back no more.
+
+        From any thread.
+        """
         self._handlers[:] = [self._rebuild_and_serve] * len(self._handlers)
 
     def _rebuild_and_serve(self, unique: int, nodeid: int, length: int) -> None:
         self.rebuild()
+        if self.held and self._gate is None:
+            self.held[unique] = bytes(self.channel.view[:length])
+            raise Resumed
         opcode = self.channel.header[1]
         self._handlers[opcode if opcode < len(self._handlers) else 0](unique, nodeid, length)
 
     def rebuild(self) -> None:
         """Make the dispatch table anew: the channel's buffer or its ways to write have changed."""
-        observer = self._observer
-        self._build(observer)
-        while observer is not self._observer:  # another thread has changed it meanwhile
-            observer = self._observer
-            self._build(observer)
+        wanted = None
+        while wanted != (now := (self._observer, self._gate)):  # another thread may change them
+            wanted = now
+            self._build(*wanted)
 
-    def _build(self, observer: Observer | None) -> None:
+    def _build(self, observer: Observer | None, gate: Gate | None) -> None:
         self.channel.write, self.channel.writev = os.write, os.writev
         wrap = observer.tap(self.channel, self._flags) if observer is not None else None
         self._replies = Replies(self.channel, self.mount, self._files, self._flow)
@@ -146,6 +217,8 @@ class Reader:
             self._on_table(handlers)
         if wrap is not None:
             wrap(handlers)
+        if gate is not None:
+            gate.wrap(self.channel, handlers)
         self._handlers[:] = handlers  # in place: the loop holds this list
 
     def serve(self) -> None:
@@ -161,11 +234,10 @@ class Reader:
         """Serve one request, and further ones until it is enough; as `serve_one`."""
         return self._loop(enough)
 
-    def _loop(self, enough: Enough | None) -> Read:
+    def _loop(self, enough: Enough | None, readv: ReadVector = os.readv) -> Read:
         channel, handlers = self.channel, self._handlers
         fd, buffer = channel.fd, channel.buffer
         vector = (buffer,)
-        readv = os.readv
         unpack = IN_HEADER.struct.unpack_from
         known = len(handlers)
         while True:
@@ -191,6 +263,9 @@ class Reader:
                     self._fail(header, kept.__cause__)
                 channel.renew_buffer()
                 self.rebuild()
+                return Read.SERVED
+            except Resumed:
+                self.serve_held()
                 return Read.SERVED
             except (Stop, KeyboardInterrupt):
                 raise

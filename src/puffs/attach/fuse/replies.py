@@ -6,6 +6,7 @@ encodes it and sends it. See `flow` for how the halves are joined.
 """
 
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -26,8 +27,9 @@ from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, OpenFiles, unwrap
 from puffs.attach.fuse.flow import Flow
 from puffs.kernel import police
+from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
-from puffs.kernel.vnode import Vnode
+from puffs.kernel.vnode import NOWHERE, Vnode
 from puffs.server.attr import WIRE_SIZE, Attr
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie, Entry, Open
@@ -45,6 +47,8 @@ ENTRY_REPLY_SIZE: Final = HEADER + ENTRY_SIZE
 
 _TTL_MAX: Final = 1 << 31
 """68 years: beyond it the kernel's own clock arithmetic ends."""
+
+_Adopt = Callable[[Cookie], Vnode]
 
 _HINTS: Final = {
     "direct_io": FOPEN_DIRECT_IO,
@@ -70,6 +74,11 @@ def open_flags(hints: Open | None) -> int:
             bit for on, bit in zip(key, _HINTS.values(), strict=True) if on
         )
     return bits
+
+
+def uncached_open_flags(hints: Open | None) -> int:
+    """The same on a mount without a page cache."""
+    return open_flags(hints) | FOPEN_DIRECT_IO
 
 
 def lifetime(seconds: float) -> tuple[int, int]:
@@ -111,6 +120,8 @@ class Replies:
     made: Callable[[Any, int, Vnode, str, str], None]
     opened: Callable[[Any, int, Vnode], None]
     itself: Callable[[Any, int, Vnode], None]
+    regained: Callable[[Any, int, int], None]
+    above: Callable[[Any, int, Vnode], None]
 
     def __init__(self, channel: Channel, mount: Mount, files: OpenFiles, flow: Flow) -> None:
         server = mount.server
@@ -119,7 +130,10 @@ class Replies:
         self._files = files
         self._flow = flow
         self._tracked = mount.tracks_opens
-        self.lifetimes = Lifetimes.of(server.name_ttl, server.attr_ttl)
+        asked = mount.args.flags
+        self._names_last = not asked & KernelFlag.NOCACHE_NAME
+        self.open_flags = uncached_open_flags if asked & KernelFlag.NOCACHE_PAGE else open_flags
+        self.lifetimes = self._lifetimes(server.name_ttl, server.attr_ttl)
         self._build_plain()
         self._build_attr()
         self._build_entries()
@@ -130,10 +144,13 @@ class Replies:
         if entry is None or (entry.name_ttl is None and entry.attr_ttl is None):
             return self.lifetimes
         server = self._mount.server
-        return Lifetimes.of(
+        return self._lifetimes(
             server.name_ttl if entry.name_ttl is None else entry.name_ttl,
             server.attr_ttl if entry.attr_ttl is None else entry.attr_ttl,
         )
+
+    def _lifetimes(self, name_ttl: float, attr_ttl: float) -> Lifetimes:
+        return Lifetimes.of(name_ttl if self._names_last else 0, attr_ttl)
 
     def absent(self, unique: int) -> None:
         """A negative entry: the kernel remembers for a while that the name is not there."""
@@ -168,7 +185,7 @@ class Replies:
         False when nobody wants them any more.
         """
         head = pack_entry(vnode, attr, self.lifetimes_of(entry))
-        return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, open_flags(hints), 0))
+        return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, self.open_flags(hints), 0))
 
     def _build_plain(self) -> None:
         channel, then = self._channel, self._flow.then
@@ -293,8 +310,34 @@ class Replies:
 
         self.found, self.made, self.itself = then(found), then(made), then(itself)
 
+        def nameless(
+            reply: Any, unique: int, adopt: _Adopt, cookie: Cookie, entry: Entry | None
+        ) -> None:
+            attr = police.attributes(reply, cookie, "getattr")
+            send(attr, unique, adopt(cookie), entry)
+
+        nameless = then(nameless)
+
+        def handed(
+            reply: Any, unique: int, adopt: _Adopt, other_than: Vnode, operation: str
+        ) -> None:
+            """The entry of a node that was found without a name."""
+            cookie, attr, entry = police.node(reply, other_than, operation)
+            reply = getattr_(cookie, None) if attr is None else attr
+            nameless(reply, unique, adopt, cookie, entry)
+
+        def regained(reply: Any, unique: int, nodeid: int) -> None:
+            """What `vget` has found by its number: LOOKUP "." of a node that is not known."""
+            handed(reply, unique, partial(vnodes.regain, nodeid=nodeid), NOWHERE, "vget")
+
+        def above(reply: Any, unique: int, vnode: Vnode) -> None:
+            """The directory that `vnode` is in: LOOKUP ".."."""
+            handed(reply, unique, adopt, vnode, "lookup")
+
+        self.regained, self.above = then(regained), then(above)
+
     def _build_opened(self) -> None:
-        channel, files = self._channel, self._files
+        channel, files, open_flags = self._channel, self._files, self.open_flags
         fd, write, refused = channel.fd, channel.write, channel.refused
         pack = Struct("=IiQQIi").pack
         size = HEADER + OPEN_OUT.size

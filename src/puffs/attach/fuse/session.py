@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from inspect import iscoroutine
+from time import monotonic
 from typing import Any, TypeVar
 
 from puffs.attach.fuse import mounting, syscalls
@@ -28,9 +29,11 @@ from puffs.attach.fuse.cache import KernelCache
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Request
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_major
-from puffs.attach.fuse.mountinfo import find_mount
+from puffs.attach.fuse.mountinfo import covering, find_mount, read_mounts
+from puffs.attach.fuse.mountpoint import resolve
 from puffs.attach.fuse.notify import Notifier
 from puffs.attach.fuse.reader import AGAIN, END, Observer, Reader, Stop
+from puffs.attach.fuse.suspension import Suspension
 from puffs.kernel.mount import Mount
 from puffs.server.cred import requester
 from puffs.server.stepping import WAITING, Stepper
@@ -44,6 +47,9 @@ _NOTIFY_SECONDS = 1.0
 _UNMOUNT_MS = 250
 """How long an unmount takes, once the name is gone from the tree."""
 
+_FLUSH_SECONDS = 600.0
+"""How long it may take to write what the kernel has buffered."""
+
 OnTable = Callable[[list[Handler]], None]
 """Is given a fresh dispatch table, handlers by opcode, and may change it in place."""
 
@@ -52,9 +58,12 @@ class Session:
     """One connection: `fd` is its descriptor, owned by the session from here on; `mountpoint` where
     the kernel shows it.
 
-    `max_write` is the largest data of one request in bytes. `on_ready` is called when the kernel
+    `max_write` is the largest data of one request in bytes; with `writeback` the kernel buffers
+    writes. `on_ready` is called when the kernel
     has been answered and the mount can be used.
     """
+
+    by_call = False
 
     def __init__(
         self,
@@ -63,6 +72,7 @@ class Session:
         mountpoint: str,
         *,
         max_write: int,
+        writeback: bool = False,
         on_ready: Callable[[], None] = lambda: None,
         on_table: OnTable | None = None,
     ) -> None:
@@ -73,15 +83,19 @@ class Session:
         self.device = found.device if found is not None else None
         """(major, minor) of the mount; None where it cannot be seen."""
         self._max_write = max_write
+        self._writeback = writeback
         self._on_ready = on_ready
         self._on_table = on_table
         self._files = OpenFiles(mount)
         self._notifier = Notifier(fd)
+        self._suspension = Suspension(self)
+        self._wakers: set[int] = set()
         self.cache = KernelCache(mount, self._notifier.send)
         """What the kernel has cached (`puffs.kernel.flush.HostCache`)."""
         self._calls: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
-        self._over = False
+        self.ended = threading.Event()
+        """The connection is being closed."""
         self._threads: set[int] = set()
         self._readers: list[Reader] = []
         self._observer: Observer | None = None
@@ -122,7 +136,7 @@ class Session:
             elif later := newer_major(body):
                 channel.send(unique, later)
             else:
-                self._negotiated = negotiate(body, self.mount, self._max_write)
+                self._negotiated = negotiate(body, self.mount, self._max_write, self._writeback)
                 self.cache.minor = self._negotiated.minor
                 self.mount.start()  # before the reply: from then on the kernel may ask
                 channel.send(unique, self._negotiated.reply())
@@ -139,6 +153,7 @@ class Session:
             self._files,
             notify=self._notifier.send,
             run_calls=self._run_calls,
+            wakers=self._wakers,
             stepper=stepper,
             on_table=self._on_table,
         )
@@ -155,6 +170,12 @@ class Session:
     def ready(self) -> None:
         """The mount can be used: tell whoever waits for that."""
         self._on_ready()
+
+    @property
+    def readers(self) -> list[Reader]:
+        """All that read from the connection."""
+        with self._lock:
+            return list(self._readers)
 
     def _begin(self) -> None:
         self.mount.tell("mounted", self.mount)
@@ -226,7 +247,7 @@ class Session:
     def close(self) -> None:
         """Close the connection, and take back what the kernel had open."""
         with self._lock:
-            self._over = True
+            self.ended.set()
         self._end_notifications()
         os.close(self._fd)
         self._clear_away()
@@ -267,7 +288,7 @@ class Session:
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function` on the thread that serves, and return what it returns."""
-        self._not_inside()
+        self.check_outside()
         future: Future[T] = Future()
 
         def settle(result: Any, error: BaseException | None) -> None:
@@ -289,12 +310,17 @@ class Session:
                 if result is not WAITING:
                     settle(result, None)
 
-        self._soon(run)
+        self.soon(run)
         # As long as that thread uses the mount it could not be unmounted.
-        self._wake(self.mountpoint).join()
-        if run in self._calls and not self._has_ended() and self._withdraw(run):
+        self.wake_by(self.mountpoint).join()
+        if run in self._calls and not self._has_ended() and self.withdraw(run):
             raise OSError(errno.EBUSY, f"{self.mountpoint} leads to this mount no more")
         return future.result()
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have `function` run on the thread that serves, and do not wait for it."""
+        self.soon(function)
+        self.wake()
 
     def observe(self, observer: Observer | None) -> None:
         """Have `observer` watch all requests from now on, in place of whoever does; None: nobody.
@@ -314,6 +340,7 @@ class Session:
             "max_write": negotiated.max_write if negotiated else None,
             "threads": len(self._readers),
             "open_files": len(self._files),
+            "held": sum(len(reader.held) for reader in self._readers),
         }
 
     def busy(self) -> bool:
@@ -321,20 +348,36 @@ class Session:
         return False
 
     def flush(self) -> None:
-        """Have the kernel write what it has buffered (syncfs(2))."""
-        self._not_inside()
-        fd = os.open(self.mountpoint, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            syscalls.syncfs(fd)
-        finally:
-            os.close(fd)
+        """Have the kernel write what it has buffered, and wait until that has been served."""
+        self.check_outside()
+        self._suspension.flush(monotonic() + _FLUSH_SECONDS)
+
+    def suspend(self, deadline: float) -> None:
+        """Have the kernel write what it has buffered, then serve nothing, and have nothing under
+        way.
+        """
+        self.check_outside()
+        self._suspension.suspend(deadline)
+
+    def resume(self) -> None:
+        """Serve again, and first of all what was held back."""
+        self._suspension.resume()
+
+    def holds(self, path: str) -> bool:
+        """Whether a path leads into the mount, found without asking the server.
+
+        The last component of it need not be there.
+        """
+        directory, name = os.path.split(os.path.abspath(path))
+        found = covering(os.path.join(resolve(directory), name), read_mounts())
+        return found is not None and found.device == self.device
 
     def detach(self, force: bool) -> None:
         """Unmount.
 
         With `force` a busy mount is taken away too, and who has files open there gets errors.
         """
-        self._not_inside()
+        self.check_outside()
         if not self._is_on_top():
             self._detach_hidden(force)
             return
@@ -367,16 +410,24 @@ class Session:
             )
         mounting.abort_connection(self.device[1])
 
+    def unread(self) -> bool:
+        """Whether there is a request that nobody has read."""
+        return self._poll(select.POLLIN, 0)
+
     def _has_ended(self) -> bool:
         """Whether the connection is over. One that somebody is just unmounting is waited for."""
+        return self._poll(0, _UNMOUNT_MS)  # errors are always told
+
+    def _poll(self, events: int, milliseconds: int) -> bool:
+        """poll(2) of the connection. True at its end in any case."""
         with self._lock:
-            if self._over:
+            if self.ended.is_set():
                 return True
             fd = os.dup(self._fd)
         try:
             poller = select.poll()
-            poller.register(fd, 0)  # errors are always told
-            return bool(poller.poll(_UNMOUNT_MS))
+            poller.register(fd, events)
+            return bool(poller.poll(milliseconds))
         finally:
             os.close(fd)
 
@@ -392,27 +443,29 @@ class Session:
             # One for each that reads: it takes one request and one `_stop`, and ends.
             asked = []
             for _ in list(self._readers):
-                self._soon(_stop)
-                asked.append(self._wake(root))
+                self.soon(_stop)
+                asked.append(self.wake_by(root))
             for thread in asked:
                 thread.join()
         finally:
             os.close(root)
 
-    def _not_inside(self) -> None:
+    def check_outside(self) -> None:
+        """EDEADLK on a thread that serves."""
         if threading.get_ident() in self._threads:
             raise OSError(
                 errno.EDEADLK, "this cannot be done inside an operation of the file server"
             )
 
-    def _soon(self, function: Callable[[], None]) -> None:
+    def soon(self, function: Callable[[], None]) -> None:
+        """Have `function` called on a thread that serves, at its next request. ENXIO at the end."""
         with self._lock:
-            if self._over:
+            if self.ended.is_set():
                 raise OSError(errno.ENXIO, f"{self.mountpoint} is not mounted any more")
             self._calls.append(function)
 
-    def _withdraw(self, function: Callable[[], None]) -> bool:
-        """Take back what `_soon` was given. False when it is being done already."""
+    def withdraw(self, function: Callable[[], None]) -> bool:
+        """Take back what `soon` was given. False when it is being done already."""
         try:
             self._calls.remove(function)
         except ValueError:
@@ -421,9 +474,9 @@ class Session:
 
     def wake(self) -> None:
         """Make the kernel send a request, for a loop that waits for one."""
-        self._wake(self.mountpoint)
+        self.wake_by(self.mountpoint)
 
-    def _wake(self, root: str | int) -> threading.Thread:
+    def wake_by(self, root: str | int) -> threading.Thread:
         """Make the kernel send a request (STATFS is never cached), so that the loop comes to run
         what it is to run.
 
@@ -432,18 +485,29 @@ class Session:
         """
 
         def ask() -> None:
+            me = threading.get_native_id()
+            self._wakers.add(me)
             try:
+                syscalls.leave_descriptors(root if isinstance(root, int) else -1)
                 os.statvfs(root)
-            except OSError as exc:  # the loop has ended, and with it what was to be done
-                logger.debug("waking the thread that serves %s: %s", self.mountpoint, exc)
+            except OSError:
+                pass  # the loop has ended, and with it what was to be done
+            finally:
+                self._wakers.discard(me)
 
         thread = threading.Thread(target=ask, name="puffs-wake", daemon=True)
         thread.start()
         return thread
 
     def _run_calls(self) -> None:
-        while self._calls:
-            self._calls.popleft()()
+        while (call := self._next_call()) is not None:
+            call()
+
+    def _next_call(self) -> Callable[[], None] | None:
+        try:
+            return self._calls.popleft()
+        except IndexError:  # another thread may have been faster
+            return None
 
 
 def _stop() -> None:

@@ -1,24 +1,16 @@
 """Joining the halves of handlers where operations may be `async def`: see `flow`."""
 
-import errno
-import os
-import signal
-from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import CoroutineType
 from typing import Any, cast
 
 from puffs.attach.fuse.abi import Opcode
+from puffs.attach.fuse.callers import is_to_end
 from puffs.attach.fuse.channel import Channel, Handler, Request
 from puffs.attach.fuse.flow import F, InSteps, Steps
-from puffs.server.stepping import WAITING, Stepper
+from puffs.server.stepping import WAITING, Done, Stepper
 
-_FATAL = sum(
-    1 << (number - 1)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGHUP, signal.SIGQUIT)
-)
 _IDLE = frozenset((Opcode.SETLKW, Opcode.POLL))
 """Any signal ends a wait for a lock or an event."""
 
@@ -32,7 +24,7 @@ class SteppedFlow:
     asynchronous = True
 
     def __init__(
-        self, channel: Channel, stepper: Stepper, failed: Callable[[Request, Exception], None]
+        self, channel: Channel, stepper: Stepper, failed: Callable[[Request, BaseException], None]
     ) -> None:
         self._channel = channel
         self._stepper = stepper
@@ -41,16 +33,13 @@ class SteppedFlow:
 
     def then(self, after: F) -> F:
         """Steps a coroutine, and calls `after` when it has finished, now or later."""
-        channel, waiting = self._channel, self._waiting
-        step, adopt = self._stepper.step, self._stepper.adopt
+        step, wait = self._stepper.step, self._wait
 
         def later(result: Any, *args: Any) -> None:
             if type(result) is CoroutineType:
                 result = step(result)
                 if result is WAITING:
-                    request = channel.request()
-                    waiting[request.unique] = request
-                    adopt(request, partial(self._finish, request, after, args))
+                    wait(partial(self._finish, after, args))
                     return
             after(result, *args)
 
@@ -60,9 +49,17 @@ class SteppedFlow:
         """Goes through the steps, and goes on with them later where an operation waits."""
 
         def run(unique: int, nodeid: int, length: int) -> None:
-            self._advance(handler(unique, nodeid, length), self._channel.request(), None, None)
+            self._advance(handler(unique, nodeid, length), None, None)
 
         return run
+
+    def busy(self) -> bool:
+        """Whether an operation goes on that does not just wait for another caller."""
+        return any(request.header[1] not in _IDLE for request in self._waiting.values())
+
+    def waits(self, unique: int) -> bool:
+        """Whether an operation for request `unique` has begun and not finished."""
+        return unique in self._waiting
 
     def interrupt(self, unique: int) -> None:
         """Cancel what waits for request `unique`, if its caller is to end, or waits idly."""
@@ -70,12 +67,10 @@ class SteppedFlow:
         if request is None:
             return
         _, opcode, *_ = request.header
-        if opcode in _IDLE or _ends(request.header[6]):
+        if opcode in _IDLE or is_to_end(request.header[6]):
             self._stepper.cancel(request)
 
-    def _advance(
-        self, steps: Steps, request: Request, result: Any, error: BaseException | None
-    ) -> None:
+    def _advance(self, steps: Steps, result: Any, error: BaseException | None) -> None:
         """Go through `steps` until they end or wait; what an operation raised is raised in them."""
         try:
             while True:
@@ -84,60 +79,42 @@ class SteppedFlow:
                 if type(result) is CoroutineType:
                     try:
                         result = self._stepper.step(result)
-                    except Exception as exc:
+                    except BaseException as exc:
                         error = exc
                     if result is WAITING:
-                        self._waiting[request.unique] = request
-                        self._stepper.adopt(request, partial(self._go_on, steps, request))
+                        self._wait(partial(self._advance, steps))
                         return
         except StopIteration:
             return
 
-    def _go_on(
-        self, steps: Steps, request: Request, result: Any, error: BaseException | None
-    ) -> None:
-        self._waiting.pop(request.unique, None)
-        try:
-            self._advance(steps, request, result, _for_caller(error))
-        except Exception as exc:
-            self._failed(request, exc)
+    def _wait(self, go_on: Done) -> None:
+        """An operation waits: `go_on` is for what it will have returned or raised.
+
+        The request is again the one that is under way then, for further operations and replies.
+        """
+        channel, waiting = self._channel, self._waiting
+        request = channel.request()
+        waiting[request.unique] = request
+
+        def done(result: Any, error: BaseException | None) -> None:
+            del waiting[request.unique]
+            channel.header = request.header
+            try:
+                go_on(result, error)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as exc:
+                self._failed(request, exc)
+
+        self._stepper.adopt(request, done)
 
     def _finish(
         self,
-        request: Request,
         after: Callable[..., None],
         args: tuple[Any, ...],
         result: Any,
         error: BaseException | None,
     ) -> None:
-        self._waiting.pop(request.unique, None)
-        try:
-            if error is not None:
-                raise _for_caller(error) or error
-            after(result, *args)
-        except Exception as exc:
-            self._failed(request, exc)
-
-
-def _ends(tid: int) -> bool:
-    """Whether a signal that is to end thread `tid`, or its process, is pending (statement 2.7).
-
-    The host sends an interrupt for every signal that the caller handles, and does not say which.
-    """
-    try:
-        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
-    except OSError:
-        return True  # it has gone already
-    pending = 0
-    for line in status.splitlines():
-        field, _, value = line.partition(":")
-        if field in ("SigPnd", "ShdPnd"):
-            pending |= int(value, 16)
-    return bool(pending & _FATAL)
-
-
-def _for_caller(error: BaseException | None) -> BaseException | None:
-    """An operation that was cancelled gives its caller EINTR, for it was he who was interrupted."""
-    if isinstance(error, CancelledError):
-        return OSError(errno.EINTR, os.strerror(errno.EINTR))
-    return error
+        if error is not None:
+            raise error
+        after(result, *args)

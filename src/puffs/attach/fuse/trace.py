@@ -15,7 +15,7 @@ from typing import Any, Final
 from puffs.attach.fuse.abi import Opcode
 from puffs.attach.fuse.describe import arguments, error_name, operation_of, outcome, subject
 from puffs.attach.fuse.mountpoint import shown
-from puffs.attach.fuse.observe import Ended, Observation, Seen
+from puffs.attach.fuse.observe import Ended, Observation, Seen, command_of
 
 logger = logging.getLogger("puffs")
 
@@ -111,8 +111,13 @@ class SlowLog:
     def put(self, ended: Ended) -> None:
         """See `Sink`."""
         if ended.elapsed >= self._limit:
-            ended.seen.paths = self._observation.locate(ended.seen)
+            # Now, for the caller waits for the reply; soon he and his path may be gone.
+            self._find(ended.seen)
             self._queue.put((ended.seen, ended.elapsed, ended.error))
+
+    def _find(self, seen: Seen) -> None:
+        seen.paths = self._observation.locate(seen)
+        seen.command = seen.command or command_of(seen.header[6])
 
     def close(self) -> None:
         """Look no more."""
@@ -139,10 +144,11 @@ class SlowLog:
                 return  # those that follow are younger
             if not seen.reported:
                 seen.reported = True
+                self._find(seen)
                 self._log(seen, now - seen.started, "goes on")
 
     def _log(self, seen: Seen, elapsed: int, state: str) -> None:
-        told = request(seen, self._observation.locate(seen))
+        told = request(seen, seen.paths)
         logger.warning(
             "slow: %s by %s %s after %.3f s",
             _target(told),

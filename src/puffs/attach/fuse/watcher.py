@@ -18,6 +18,7 @@ import puffs
 from puffs.attach.fuse.mountinfo import MountInfo, covering, find_mount, read_mounts
 from puffs.attach.fuse.mounting import unmount_this
 from puffs.attach.fuse.mountpoint import MountError, shown
+from puffs.attach.fuse.syscalls import MNT_DETACH, umount2, unique_mount_id
 
 SECONDS: Final = 5.0
 """How long `stop` waits for the watcher to end by itself, once it has been told."""
@@ -47,10 +48,7 @@ class Watcher:
                 os.close(pidfd)
 
     def stop(self) -> None:
-        """This process serves no more, and has unmounted: the watcher ends without looking.
-
-        Ids and device numbers are used again at once: it might take another mount for this one.
-        """
+        """This process serves no more, and has unmounted: the watcher ends without looking."""
         process = self._process
         assert process.stdin is not None
         try:
@@ -88,11 +86,19 @@ def start(mountpoint: str, lifeline: int, pidfd: int = -1) -> "subprocess.Popen[
     if found is None:
         raise MountError(errno.EINVAL, f"{shown(mountpoint)} is not mounted any more")
     major, minor = found.device
+    unique = _unique(found)
     # Without the site module, whose hooks are the user's.
     command = [sys.executable, "-S", "-P", "-m", __name__]
     try:
         return subprocess.Popen(
-            [*command, str(found.mount_id), f"{major}:{minor}", str(pidfd), mountpoint],
+            [
+                *command,
+                str(found.mount_id),
+                f"{major}:{minor}",
+                "" if unique is None else str(unique),
+                str(pidfd),
+                mountpoint,
+            ],
             stdin=lifeline,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -112,13 +118,44 @@ def start(mountpoint: str, lifeline: int, pidfd: int = -1) -> "subprocess.Popen[
 def still_mounted(mount_id: int, device: tuple[int, int]) -> MountInfo | None:
     """The mount with that id and device, wherever it has been moved to, if it is the topmost there.
 
-    Ids and device numbers are used again, but not both by another mount while this one lives.
+    Ids and device numbers are used again, but not both by another mount while this one lives: who
+    does not know that it lives must look closer (`take_away`).
     """
     mounts = read_mounts()
     for found in mounts:
         if found.mount_id == mount_id and found.device == device and found.is_fuse:
             return found if covering(found.mountpoint, mounts) == found else None
     return None
+
+
+def _unique(found: MountInfo) -> int | None:
+    fd = os.open(found.mountpoint, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return unique_mount_id(fd)
+    finally:
+        os.close(fd)
+
+
+def take_away(found: MountInfo, unique: int | None) -> None:
+    """Unmount what was found, if it is the mount with the number `unique` (`unique_mount_id`).
+
+    Its id and device may be those of another mount by now, and at any moment another one may come
+    to its place: so it is looked at, and unmounted, through a descriptor that stands for it. With
+    None, on kernels without such numbers, its id and device have to do.
+    """
+    if unique is None:
+        unmount_this(found, lazy=True)
+        return
+    fd = os.open(found.mountpoint, os.O_PATH | os.O_CLOEXEC)
+    try:
+        if unique_mount_id(fd) != unique:
+            return
+        try:
+            umount2(f"/proc/self/fd/{fd}", MNT_DETACH)
+        except PermissionError:  # fusermount3 takes nothing but a path
+            unmount_this(found, lazy=True)
+    finally:
+        os.close(fd)
 
 
 def _told() -> bool:
@@ -128,10 +165,13 @@ def _told() -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    """The watcher's side. Arguments: mount id, major:minor, pidfd or -1, mount point (for ps)."""
+    """The watcher's side.
+
+    Arguments: mount id, major:minor, unique id or nothing, pidfd or -1, mount point (for ps).
+    """
     for number in _DEAF:
         signal.signal(number, signal.SIG_IGN)
-    mount_id, device, pidfd, _ = arguments
+    mount_id, device, unique, pidfd, _ = arguments
     major, _, minor = device.partition(":")
     waiting = select.poll()
     waiting.register(0, select.POLLRDHUP)  # of a socket; the end of a pipe comes unasked
@@ -142,7 +182,7 @@ def main(arguments: list[str]) -> int:
         return 0
     found = still_mounted(int(mount_id), (int(major), int(minor)))
     if found is not None:
-        unmount_this(found, lazy=True)
+        take_away(found, int(unique) if unique else None)
     return 0
 
 

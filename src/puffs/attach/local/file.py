@@ -285,7 +285,7 @@ def check_open_arguments(
                 "line buffering (buffering=1) isn't supported in binary mode, the default buffer"
                 " size will be used",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
     elif buffering == 0:
         raise ValueError("can't have unbuffered text I/O")

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
+from functools import partial
 from inspect import iscoroutine
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -35,6 +36,8 @@ class LocalHost:
     Used as a context manager it is the gate: who is inside finishes before the file system goes,
     and after that nobody gets in (`ClosedError`).
     """
+
+    by_call = True
 
     def __init__(self, mount: Mount, cred: Cred, owner: bool) -> None:
         self.mount = mount
@@ -108,9 +111,13 @@ class LocalHost:
             try:
                 stream.close()
             except Exception as exc:
-                self._lost = self._lost or exc
-                if not self._ending:  # others unmount, and are not concerned
-                    logger.error("%s: closing a file has failed: %s", self.mount.name, exc)
+                self._lose(exc)
+
+    def _lose(self, exc: Exception) -> None:
+        """What was buffered of a file could not be written in the end."""
+        self._lost = self._lost or exc
+        if not self._ending:  # others unmount, and are not concerned
+            logger.error("%s: closing a file has failed: %s", self.mount.name, exc)
 
     def give_back(self, handle: OpenFile | OpenDir) -> None:
         """Close an open file or directory in the file server."""
@@ -131,12 +138,29 @@ class LocalHost:
         finally:
             requester.reset(token)
 
+    def post(self, function: Callable[[], None]) -> None:
+        """Run `function`: on this thread, unless operations may have to be waited for."""
+        self.mount.aside(partial(self.call, function))
+
     def busy(self) -> bool:
         """Whether files or directories are open."""
         return bool(self.handles)
 
     def flush(self) -> None:
         """Nothing is buffered on this side; the buffers of file objects are their users'."""
+
+    def check_outside(self) -> None:
+        """The transactions see to that (`Mount.fstrans`)."""
+
+    def suspend(self, deadline: float) -> None:
+        """The operations of this host are transactions (`Mount.fstrans`): there is none left."""
+
+    def resume(self) -> None:
+        """They go on with the transactions."""
+
+    def holds(self, path: str) -> bool:
+        """Nothing here has a path of the host."""
+        return False
 
     def detach(self, force: bool) -> None:
         """Let nobody in any more, wait for who is inside, close what is open, and leave the mount.
@@ -166,7 +190,11 @@ class LocalHost:
             self._close_streams()
         finally:
             for handle in list(self.handles):
-                self.give_back(handle)
+                try:
+                    self.give_back(handle)
+                except OSError as exc:
+                    self._lose(exc)
+            self.mount.settle()
             self._leave(me)
             self.mount.detached(self)
 

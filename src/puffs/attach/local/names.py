@@ -118,6 +118,18 @@ class NameCalls(AttributeCalls):
             target = self._vnops.readlink(found.vnode)
             return os.fsencode(target) if isinstance(os.fspath(path), bytes) else target
 
+    def name_to_handle(
+        self, path: Path, room: int | None = None, *, follow_symlinks: bool = True
+    ) -> bytes:
+        """A handle by which `open_by_handle` finds a file under any name. [name_to_handle_at(2)]
+
+        It is the file server's own (`nodetofh`), and as long as that has it. With `room`, one of
+        more bytes is an `OSError` (E2BIG), whose `size` tells how many. EOPNOTSUPP where there are
+        no handles.
+        """
+        with self._found(path, follow_symlinks) as found:
+            return self._vnops.vptofh(found.vnode, room)
+
     def link(self, src: Path, dst: Path, *, follow_symlinks: bool = False) -> None:
         """Give the file `src` the further name `dst`, as link(2) does."""
         with self._at(src, dst), self._found(src, follow_symlinks) as found:

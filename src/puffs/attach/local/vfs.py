@@ -10,7 +10,7 @@ import os
 import posixpath
 import weakref
 from collections.abc import Callable, Iterator
-from stat import S_ISDIR, S_ISREG
+from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import IO, TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, cast, overload
 
 from puffs.attach.local import file as files
@@ -19,7 +19,8 @@ from puffs.attach.local.file import LocalFile
 from puffs.attach.local.namei import DOTS, Path, Place, text_of
 from puffs.attach.local.names import NameCalls
 from puffs.attach.local.scan import ScanDir
-from puffs.kernel.mount import Mount, Servable
+from puffs.kernel.args import KernelFlag
+from puffs.kernel.mount import Mount, Servable, args_for
 from puffs.kernel.vnops import Found, OpenFile, error
 from puffs.server.attr import Attr
 from puffs.server.cred import Cred
@@ -33,7 +34,10 @@ _WANTS: Final = {os.O_RDONLY: os.R_OK, os.O_WRONLY: os.W_OK, os.O_RDWR: os.R_OK 
 
 
 def local(
-    fs: Servable | Callable[[], Servable] | Mount, *, cred: Cred | None = None
+    fs: Servable | Callable[[], Servable] | Mount,
+    *,
+    cred: Cred | None = None,
+    cache: bool = False,
 ) -> "LocalFileSystem":
     """Use a file system in this process, with nothing mounted.
 
@@ -43,12 +47,21 @@ def local(
     `fs` is a file server, what makes one when called, or a `Mount` that is to be used beside what
     it is mounted on. `cred` is who uses it: None stands for the credentials of this process.
     Raises what the file server's `mount` raises.
+
+    With `cache`, regular files are read and written through the page cache of the kernel half: the
+    file server gets what was written when a multiple of 64 KiB is crossed, and when a file is
+    closed or synced, which is also where errors of writing are raised. It is for file servers that
+    are slow, or that are to be tried with a cache above them. Files that change by themselves, and
+    files that a file server shows under several cookies, may show what they were.
     """
     if isinstance(fs, Mount):
+        if cache and not fs.pages.allowed:
+            raise ValueError("cache: this mount was made without one")
         return LocalFileSystem(fs, cred, owner=False)
     make = isinstance(fs, type) or not hasattr(fs, "operations")
     server = cast(Callable[[], Servable], fs)() if make else cast(Servable, fs)
-    return LocalFileSystem(Mount(server), cred, owner=True)
+    flags = 0 if cache else KernelFlag.NOCACHE_PAGE
+    return LocalFileSystem(Mount(server, args_for(server, flags)), cred, owner=True)
 
 
 class LocalFileSystem(NameCalls):
@@ -130,15 +143,64 @@ class LocalFileSystem(NameCalls):
         There is no descriptor: `fileno()` raises `io.UnsupportedOperation`. Devices, fifos and
         sockets cannot be opened (ENXIO).
         """
+        return self._file_object(
+            file,
+            (file,),
+            lambda flags: self._open(text_of(file), flags),
+            mode,
+            buffering,
+            encoding,
+            errors,
+            newline,
+        )
+
+    def open_by_handle(
+        self,
+        handle: bytes,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> IO[Any]:
+        """Open the file that `name_to_handle` has named so, as `open` does; it makes none (EEXIST).
+
+        ESTALE when it is gone; EOPNOTSUPP where there are no handles; EINVAL for bytes that have no
+        length of a handle; ELOOP for a symbolic link. It leads past all directories, so it is for
+        the superuser: EPERM. [open_by_handle_at(2)]
+        """
+        return self._file_object(
+            handle,
+            (),
+            lambda flags: self._open_handle(handle, flags),
+            mode,
+            buffering,
+            encoding,
+            errors,
+            newline,
+        )
+
+    def _file_object(
+        self,
+        name: Path,
+        paths: tuple[Path, ...],
+        opener: Callable[[int], tuple[OpenFile, Attr]],
+        mode: str,
+        buffering: int,
+        encoding: str | None,
+        errors: str | None,
+        newline: str | None,
+    ) -> IO[Any]:
+        """A file object called `name` over what `opener` opens, given flags of open(2)."""
         parsed = files.parse_mode(mode)
         files.check_open_arguments(parsed, buffering, encoding, errors, newline)
         if encoding is None and not parsed.binary:
-            encoding = io.text_encoding(encoding)
-        with self._at(file):
-            opened, attr = self._open(text_of(file), parsed.flags)
+            encoding = io.text_encoding(encoding, 3)
+        with self._at(*paths):
+            opened, attr = opener(parsed.flags)
             self._host.handles.add(opened)
             exclusive = bool(parsed.flags & os.O_EXCL)
-            raw = LocalFile(self, self._host, self._permissions, opened, file, exclusive)
+            raw = LocalFile(self, self._host, self._permissions, opened, name, exclusive)
             try:
                 if parsed.flags & os.O_APPEND and raw.seekable():
                     raw.seek(0, os.SEEK_END)
@@ -173,6 +235,19 @@ class LocalFileSystem(NameCalls):
         found, opened = maker.create(place.dir.vnode, place.name, mode, _open_flags(flags))
         self._vnops.forget(found.vnode)
         return opened, found.attr
+
+    def _open_handle(self, handle: bytes, flags: int) -> tuple[OpenFile, Attr]:
+        if not self._cred.superuser:
+            raise error(errno.EPERM)
+        found = self._vnops.fhtovp(handle)
+        try:
+            if flags & os.O_EXCL:
+                raise error(errno.EEXIST)
+            if S_ISLNK(found.attr.mode):
+                raise error(errno.ELOOP)
+            return self._open_found(found, flags)
+        finally:
+            self._vnops.forget(found.vnode)
 
     def _open_found(self, found: Found, flags: int) -> tuple[OpenFile, Attr]:
         writing = flags & os.O_ACCMODE != os.O_RDONLY
@@ -294,6 +369,7 @@ class LocalFileSystem(NameCalls):
                 st.favail,
                 flags,
                 st.namemax,
+                st.fsid,
             )
         )
 
@@ -307,6 +383,19 @@ class LocalFileSystem(NameCalls):
                 self.mount.sync(True, self._cred)
             except Exception as exc:
                 raise error(self.mount.errno_of(exc, "sync")) from exc
+
+    def snapshot(self, destination: str | os.PathLike[str]) -> None:
+        """Write a copy of the whole file system to a path of the host, if the file server can.
+
+        What file objects have buffered is not part of it. EOPNOTSUPP if it cannot.
+        """
+        with self._at():
+            try:
+                self.mount.snapshot(os.path.abspath(destination))
+            except Exception as exc:
+                code = self.mount.errno_of(exc, "snapshot")
+                text = exc.strerror if isinstance(exc, OSError) else None
+                raise OSError(code, text or os.strerror(code)) from exc
 
 
 def _open_flags(flags: int) -> int:

@@ -3,7 +3,6 @@ see the mount. `puffs exec` goes through it.
 """
 
 import errno
-import os
 from typing import Final
 
 from puffs.attach.fuse.doors import reasons
@@ -49,7 +48,7 @@ def enter(machine: Machine, *, user: bool) -> None:
         machine.mount("none", "/", "", MS_REC | MS_SLAVE, "")
     except OSError as error:
         code = error.errno or errno.EIO
-        if code == errno.EINVAL and _threads() > 1:
+        if code == errno.EINVAL and int(machine.status("Threads") or 1) > 1:
             text = "a new user namespace needs a process with one thread, and this one has more"
             raise MountError(code, text) from error
         raise DoorShut(why_not_entered(machine, code, user=user), code) from error
@@ -79,10 +78,6 @@ def switched_off(machine: Machine) -> Reason | None:
     if machine.number(RESTRICTED) == 1:
         return reasons.USERNS_APPARMOR
     return None
-
-
-def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
 
 
 def _open(_request: MountRequest, machine: Machine) -> int:

@@ -6,11 +6,12 @@ hands what that returned to a function of `replies`. Each module here holds the 
 family and returns them by opcode.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from puffs.attach.fuse.abi import Opcode
+from puffs.attach.fuse.abi import FUSE_WRITEBACK_CACHE, Opcode
 from puffs.attach.fuse.channel import Channel, Handler
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.flow import Flow
@@ -34,6 +35,16 @@ class Serving:
     init_flags: int
     notify: Callable[[bytes], object]
     run_calls: Callable[[], None]
+
+    def open_flags(self, flags: int) -> int:
+        """The flags of an open that are the file server's: with a write-back cache the kernel reads
+        to fill up pages, also of files that were opened for writing only, and appends by itself.
+        """
+        if not self.init_flags & FUSE_WRITEBACK_CACHE:
+            return flags
+        if flags & os.O_ACCMODE == os.O_WRONLY:
+            flags += os.O_RDWR - os.O_WRONLY
+        return flags & ~os.O_APPEND
 
     def operation(self, name: str) -> Callable[..., Any]:
         """An operation for a handler that `dispatch.build` uses only where it is implemented."""

@@ -17,8 +17,7 @@ from puffs.attach.fuse.abi import (
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
-from puffs.kernel import police
-from puffs.server.attr import StatVfs
+from puffs.kernel.sizes import NOTHING
 from puffs.server.errors import ProtocolFault
 
 
@@ -35,7 +34,7 @@ def _whole(serving: Serving) -> Handlers:
         # here.
         serving.run_calls()
         operation = mount.ops.get("statvfs")
-        st = police.statvfs((yield operation()) if operation else StatVfs(bsize=512))
+        st = mount.sizes.good((yield operation()) if operation else NOTHING)
         body = KSTATFS.pack(
             blocks=st.blocks,
             bfree=st.bfree,

@@ -53,6 +53,7 @@ def _opens(serving: Serving) -> Handlers:
     fs_fsync = serving.operation("fsync")
     writable = mount.read_only or "write" in ops  # a read-only mount sends no opens for writing
     unlock = unlocker(mount)
+    server_flags = serving.open_flags
 
     def open_(unique: int, nodeid: int, _length: int) -> None:
         flags, _ = OPEN_IN.struct.unpack_from(buffer, BODY)
@@ -60,11 +61,11 @@ def _opens(serving: Serving) -> Handlers:
         if not writable and flags & os.O_ACCMODE != os.O_RDONLY:  # statement 2.6
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         if fs_open is not None:
-            opened(fs_open(vnode.cookie, flags, cred()), unique, vnode)
+            opened(fs_open(vnode.cookie, server_flags(flags), cred()), unique, vnode)
         elif mount.tracks_opens:
             opened(None, unique, vnode)
         else:
-            channel.send(unique, OPEN_OUT.struct.pack(NO_FH, 0, 0))
+            channel.send(unique, OPEN_OUT.struct.pack(NO_FH, reply.open_flags(None), 0))
 
     def release(unique: int, nodeid: int, _length: int) -> Steps:
         fh, flags, release_flags, owner = RELEASE_IN.struct.unpack_from(buffer, BODY)
@@ -106,6 +107,8 @@ def _data(serving: Serving) -> Handlers:
     nodes, file_of = mount.vnodes.by_nodeid, serving.files.file
     send_data, send_written = reply.data, reply.written
     fs_read, fs_write = serving.operation("read"), serving.operation("write")
+    asynchronous, waits = serving.flow.asynchronous, serving.flow.waits
+    small = len(buffer) // 2
     # Only the members that are used: fh, offset, size. Both structs begin with them.
     unpack = Struct("=QQI").unpack_from
     payload = BODY + WRITE_IN.size
@@ -125,6 +128,8 @@ def _data(serving: Serving) -> Handlers:
         try:
             send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)
         finally:
+            if asynchronous and waits(unique):
+                raise BufferKept
             # A view that the file server has kept is dead from here on: using it raises. What was
             # made of it lives, and goes on showing this buffer.
             try:
@@ -133,14 +138,21 @@ def _data(serving: Serving) -> Handlers:
             except BufferError as exc:
                 raise BufferKept from exc.__context__
 
-    def write_later(unique: int, nodeid: int, _length: int) -> None:
-        """An operation that may wait outlives the request in the buffer, so it gets a copy."""
+    def write_later(unique: int, nodeid: int, length: int) -> None:
+        """An operation that waits outlives the request in the buffer.
+
+        So it gets a copy of what is small. Of what fills the buffer it gets the buffer, if it does
+        wait: another one costs as much as the copy, and most operations do not wait.
+        """
         fh, offset, size = unpack(buffer, BODY)
+        if size > small:
+            write(unique, nodeid, length)
+            return
         cookie = nodes[nodeid].cookie
         data = memoryview(bytes(view[payload : payload + size]))
         send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)
 
-    return {Opcode.READ: read, Opcode.WRITE: write_later if serving.flow.asynchronous else write}
+    return {Opcode.READ: read, Opcode.WRITE: write_later if asynchronous else write}
 
 
 def _ranges(serving: Serving) -> Handlers:

@@ -3,8 +3,10 @@ lookups.
 """
 
 import os
+from collections.abc import Callable
+from errno import ESTALE
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_IMODE
-from typing import Any
+from typing import Any, Final
 
 from puffs.attach.fuse.abi import (
     BATCH_FORGET_IN,
@@ -23,9 +25,11 @@ from puffs.attach.fuse.files import NO_FH
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.kernel import police
-from puffs.kernel.vnode import Vnode
+from puffs.kernel.vnode import OWN_IDS, ROOT_ID, Vnode
 from puffs.server.cred import Cred
 from puffs.server.types import Entry
+
+_DOTS: Final = frozenset((".", ".."))
 
 
 def split_names(body: bytes, count: int) -> list[str]:
@@ -51,23 +55,20 @@ def handlers(serving: Serving) -> Handlers:
 def _lookups(serving: Serving) -> Handlers:
     channel, vnodes, reply = serving.channel, serving.mount.vnodes, serving.reply
     buffer, view, cred = channel.buffer, channel.view, channel.cred
-    nodes, forget_node = vnodes.by_nodeid, vnodes.forget
-    found, itself = reply.found, reply.itself
-    fs_lookup, fs_getattr = serving.mount.ops["lookup"], serving.mount.ops["getattr"]
+    nodes, forget_node, found = vnodes.by_nodeid, vnodes.forget, reply.found
+    fs_lookup, by_handle = serving.mount.ops["lookup"], _by_handle(serving)
     unpack_forget = FORGET_IN.struct.unpack_from
     unpack_batch = BATCH_FORGET_IN.struct.unpack_from
     iter_forgets = FORGET_ONE.struct.iter_unpack
-    forgets_at = BODY + BATCH_FORGET_IN.size
+    forgets_at, dots_end = BODY + BATCH_FORGET_IN.size, BODY + len("..\0") + 1
 
     def lookup(unique: int, nodeid: int, length: int) -> None:
-        parent = nodes[nodeid]
         name = str(view[BODY : length - 1], "utf-8", "surrogateescape")
-        if (
-            name == "."
-        ):  # a file handle is being opened (FUSE_EXPORT_SUPPORT): the node itself is meant
-            itself(fs_getattr(parent.cookie, None), unique, parent)
-        else:
-            found(fs_lookup(parent.cookie, name, cred()), unique, parent, name)
+        if length < dots_end and name in _DOTS:
+            by_handle(unique, nodeid, name)
+            return
+        parent = nodes[nodeid]
+        found(fs_lookup(parent.cookie, name, cred()), unique, parent, name)
 
     def forget(_unique: int, nodeid: int, _length: int) -> None:
         forget_node(nodeid, unpack_forget(buffer, BODY)[0])
@@ -80,6 +81,38 @@ def _lookups(serving: Serving) -> Handlers:
             forget_node(nodeid, lookups)
 
     return {Opcode.LOOKUP: lookup, Opcode.FORGET: forget, Opcode.BATCH_FORGET: batch_forget}
+
+
+def _by_handle(serving: Serving) -> Callable[[int, int, str], None]:
+    """LOOKUP of "." and "..", which the kernel sends when a file handle is opened and it does not
+    remember the file, or the directory it is in (FUSE_EXPORT_SUPPORT): see `FileSystem.vget`.
+    """
+    mount, reply, cred = serving.mount, serving.reply, serving.channel.cred
+    nodes = mount.vnodes.by_nodeid
+    fs_lookup, fs_getattr, fs_vget = map(serving.operation, ("lookup", "getattr", "vget"))
+
+    def itself(unique: int, nodeid: int) -> None:
+        vnode = nodes.get(nodeid)
+        if vnode is not None:
+            reply.itself(fs_getattr(vnode.cookie, None), unique, vnode)
+        elif mount.exports and nodeid < OWN_IDS:
+            reply.regained(fs_vget(nodeid), unique, nodeid)
+        else:
+            raise OSError(ESTALE, os.strerror(ESTALE))
+
+    def above(unique: int, nodeid: int) -> None:
+        vnode = nodes[nodeid]
+        if nodeid == ROOT_ID:
+            itself(unique, nodeid)
+        elif mount.exports:
+            reply.above(fs_lookup(vnode.cookie, "..", cred()), unique, vnode)
+        else:
+            raise OSError(ESTALE, os.strerror(ESTALE))
+
+    def by_handle(unique: int, nodeid: int, name: str) -> None:
+        (itself if name == "." else above)(unique, nodeid)
+
+    return by_handle
 
 
 def _making(serving: Serving) -> Handlers:
@@ -146,7 +179,7 @@ def _making_open(serving: Serving) -> Handlers:
         parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
         name = one_name(view[BODY + CREATE_IN.size : length])
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
-        flags &= ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY)
+        flags = serving.open_flags(flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY))
         made = yield fs_create(parent.cookie, name, attr, flags, cred)
         yield from entered(made, unique, parent, name, flags, cred, "create")
 
@@ -155,7 +188,7 @@ def _making_open(serving: Serving) -> Handlers:
         parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
         attr.nlink = 0
-        flags &= ~(os.O_TMPFILE & ~os.O_DIRECTORY)
+        flags = serving.open_flags(flags & ~(os.O_TMPFILE & ~os.O_DIRECTORY))
         made = yield fs_tmpfile(parent.cookie, attr, flags, cred)
         yield from entered(made, unique, parent, "", flags, cred, "tmpfile")
 

@@ -1,0 +1,96 @@
+"""What a mount stands between: hosts, by their attachments, and a file server."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from puffs.kernel.flush import HostCache
+from puffs.server.operations import Operations
+
+T = TypeVar("T")
+
+
+class Attachment(Protocol):
+    """What connects a host to a mount.
+
+    It works either by plain calls (`puffs.kernel.vnops`), and so through the page cache of the
+    kernel half, or by messages of a host that has a cache of its own.
+    """
+
+    @property
+    def by_call(self) -> bool:
+        """Whether it works by plain calls."""
+        ...
+
+    @property
+    def cache(self) -> HostCache:
+        """What the host has cached of the mount."""
+        ...
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function` on a thread that serves, and return what it returns.
+
+        From other threads only.
+        """
+        ...
+
+    def post(self, function: Callable[[], None]) -> None:
+        """Have `function` run on a thread that serves, and do not wait for it. From any thread."""
+        ...
+
+    def busy(self) -> bool:
+        """Whether files are open, as far as that can be told without trying."""
+        ...
+
+    def flush(self) -> None:
+        """Have the host write what it has buffered, so that the file server sees it."""
+        ...
+
+    def check_outside(self) -> None:
+        """EDEADLK on a thread that serves: what waits for that must not be done there."""
+        ...
+
+    def suspend(self, deadline: float) -> None:
+        """Have the host write what it has buffered, then let it begin no operation, and none be
+        under way.
+
+        `deadline`, on the monotonic clock: ETIMEDOUT after it. Afterwards, and also if it failed,
+        `resume` is called.
+        """
+        ...
+
+    def resume(self) -> None:
+        """Let the host go on: what was held back is served. Nothing to do where nothing was."""
+        ...
+
+    def holds(self, path: str) -> bool:
+        """Whether a path of the host leads into what is attached."""
+        ...
+
+    def detach(self, force: bool) -> None:
+        """Take the file system from the host; EBUSY when it is in use and `force` is not set."""
+        ...
+
+
+class Servable(Protocol):
+    """What a file server is to the kernel half: its operations, lifetimes, name and handles."""
+
+    name_ttl: ClassVar[float]
+    attr_ttl: ClassVar[float]
+    negative_ttl: ClassVar[float]
+    name: ClassVar[str]
+    fhsize: ClassVar[int]
+    fhflags: ClassVar[int]
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether an operation may be `async def`."""
+        ...
+
+    def operations(self) -> Operations:
+        """The operations that it implements, bound, by name."""
+        ...
+
+
+def name_of(server: Servable) -> str:
+    """What a file server is called: by itself, or by its class."""
+    return server.name or type(server).__name__.lower()
