@@ -17,7 +17,7 @@ import pytest
 import puffs
 from puffs.fs.mem import MemFS
 from puffs.kernel.mount import Mount
-from tests.fuse.calls import opened
+from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import PATIENCE, Serve, Served
 from tests.fuse.inside import Inside
 
@@ -327,3 +327,12 @@ def test_the_page_cache_of_the_kernel_is_the_only_one(served: Served, inside: In
     inside.mount.begin(asks_for_a_cache)
     with pytest.raises(ValueError, match="made without one"):
         inside.mount.end()
+
+
+def test_a_kernel_that_buffers_writes_shares_with_nobody(serve: Serve, inside: Inside) -> None:
+    """It would go on believing its own sizes, whatever it is told."""
+    served = serve(lambda notes: MemFS(), "writeback", on_ready=inside.on_ready)
+    with fails(errno.EOPNOTSUPP, "mem cannot be shared", "mount it without"):
+        inside.vfs.listdir("/")
+    served.path.joinpath("f").write_bytes(b"contents")
+    assert served.path.joinpath("f").read_bytes() == b"contents"

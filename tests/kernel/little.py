@@ -246,6 +246,7 @@ class FakeHost:
     """An attachment to nothing, which does as a test says."""
 
     by_call = True
+    alone = ""
 
     def __init__(self, mount: Mount) -> None:
         self.mount = mount

@@ -219,6 +219,18 @@ def test_ones_own_host_is_not_told_and_alone_nobody_is() -> None:
     assert other.log == [("invalidate_name", ROOT, "d")]
 
 
+def test_beside_a_host_that_must_be_alone_nobody_is_attached() -> None:
+    mount = Mount(Little())
+    host = FakeHost(mount)
+    host.alone = "it believes nobody"
+    mount.attach(host)
+    mount.start()
+    with fails(errno.EOPNOTSUPP) as caught:
+        mount.attach(FakeHost(mount))
+    assert "little cannot be shared: it believes nobody" in str(caught.value)
+    assert not mount.shared
+
+
 # ------------------------------------------------------------------------------------------ waiting
 
 

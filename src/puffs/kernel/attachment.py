@@ -22,6 +22,11 @@ class Attachment(Protocol):
         ...
 
     @property
+    def alone(self) -> str:
+        """Why nobody else may change files beside this host; empty if others may."""
+        ...
+
+    @property
     def cache(self) -> HostCache:
         """What the host has cached of the mount."""
         ...

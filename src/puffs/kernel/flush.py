@@ -238,6 +238,8 @@ class Flushing:
         What programs have written there and the host has not yet passed on is lost in process, as
         in the reference. Linux passes it on first: it comes as a `write` before the notice is done.
 
+        With `-o writeback` Linux goes on with its own size and times of a file that it knows.
+
         EINVAL for anything but a regular file, and for a range that is empty.
         """
         op = FlushOp.INVAL_PAGECACHE_NODE_RANGE

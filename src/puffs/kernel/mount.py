@@ -169,11 +169,13 @@ class Mount(Messages, Flushing):
         The page cache is in use as long as all of them work through it: a host with a cache of its
         own would not see what is in there, nor it what that host changes.
 
-        Raises `OSError`: ENXIO when it is gone already.
+        Raises `OSError`: ENXIO when it is gone already, EOPNOTSUPP beside a host that is `alone`.
         """
         with self._attaching:
             if self.status is Status.DYING:
                 raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
+            if alone := next((each.alone for each in self._attachments if each.alone), ""):
+                raise OSError(errno.EOPNOTSUPP, f"{self.name} cannot be shared: {alone}")
             self.pages.switch(attachment.by_call and self._by_call())
             self._attachments.append(attachment)
             self.vnodes.shared = self.shared

@@ -286,6 +286,13 @@ class Session:
 
     # -------------------------------------------------------- for other threads (kernel.Attachment)
 
+    @property
+    def alone(self) -> str:
+        """With a write-back cache Linux does not let itself be told sizes and times."""
+        if not self._writeback:
+            return ""
+        return "with -o writeback the kernel alone knows how long files are: mount it without"
+
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function` on the thread that serves, and return what it returns."""
         self.check_outside()

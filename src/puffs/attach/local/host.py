@@ -38,6 +38,7 @@ class LocalHost:
     """
 
     by_call = True
+    alone = ""
 
     def __init__(self, mount: Mount, cred: Cred, owner: bool) -> None:
         self.mount = mount
