@@ -235,12 +235,14 @@ class DataOperations(VnodeOperations):
         is not told that its time of access could not be set.
         """
         with pages:
-            if file.writes:
-                pages.put()
-                pages.writer = None
-            if file.writes or pages.opens == 1:
-                pages.flush_times(FilePager(self, file), faf=True)
-            self.mount.pages.close(file.vnode)
+            try:
+                if file.writes:
+                    pages.put()
+                    pages.writer = None
+                if file.writes or pages.opens == 1:
+                    pages.flush_times(FilePager(self, file), faf=True)
+            finally:
+                self.mount.pages.close(file.vnode)
 
     # ---------------------------------------------------------------------------- through the cache
 
