@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -32,6 +32,13 @@ IMAGE_SIZE = 320 << 20
 """Bytes, all of them a hole: the least that mkfs.xfs takes is 300 MiB."""
 
 
+def cannot(reason: str) -> NoReturn:
+    """What these tests need is not there: a failure where all tests must run."""
+    if os.environ.get("PUFFS_REQUIRE_FUSE") == "1":
+        pytest.fail(f"PUFFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
 @pytest.fixture(params=MAKERS, scope="module")
 def disk(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -39,9 +46,9 @@ def disk(
     """A file system of its own, whose files can share blocks."""
     maker, *options = MAKERS[request.param]
     if os.geteuid() != 0:
-        pytest.skip("only root may mount")
+        cannot("only root may mount")
     if shutil.which(maker) is None:
-        pytest.skip(f"{maker} is missing: apt-get install xfsprogs btrfs-progs")
+        cannot(f"{maker} is missing: apt-get install xfsprogs btrfs-progs")
     directory = tmp_path_factory.mktemp(request.param)
     image, top = directory / "image", directory / "top"
     top.mkdir()
@@ -52,7 +59,7 @@ def disk(
         ["mount", "-t", request.param, "-o", "loop", image, top], capture_output=True, text=True
     )
     if mounted.returncode:
-        pytest.skip(f"{request.param} cannot be mounted from a file: {mounted.stderr.strip()}")
+        cannot(f"{request.param} cannot be mounted from a file: {mounted.stderr.strip()}")
     try:
         yield top
     finally:

@@ -173,12 +173,7 @@ def entry(reply: object, cookie: Cookie) -> DirEntry:
 
 def xattr(reply: object, cookie: Cookie, operation: str) -> bytes:
     """The value of an extended attribute: bytes-like, at most 64 KiB."""
-    try:
-        value = bytes(memoryview(reply))  # type: ignore[arg-type]
-    except TypeError:
-        raise ProtocolFault(
-            "GETEXTATTR", f"{operation} returned {type(reply).__name__}, not bytes", node=cookie
-        ) from None
+    value = _bytes(reply, "GETEXTATTR", operation, cookie)
     if len(value) > XATTR_MAX:
         raise ProtocolFault("GETEXTATTR", f"{operation} returned {len(value)} bytes", E2BIG, cookie)
     return value
@@ -205,12 +200,7 @@ def xattr_names(reply: object, cookie: Cookie) -> bytes:
 
 def handle(reply: object, size: int, dynamic: bool, cookie: Cookie) -> bytes:
     """What `nodetofh` returns: `size` bytes, or up to so many if `dynamic` (H5, H7, H8)."""
-    try:
-        fid = bytes(memoryview(reply))  # type: ignore[arg-type]
-    except TypeError:
-        raise ProtocolFault(
-            "VPTOFH", f"nodetofh returned {type(reply).__name__}, not bytes", node=cookie
-        ) from None
+    fid = _bytes(reply, "VPTOFH", "nodetofh", cookie)
     if len(fid) > size:
         raise ProtocolFault(
             "VPTOFH",
@@ -235,3 +225,13 @@ def statvfs(reply: object) -> StatVfs:
     if isinstance(reply, os.statvfs_result):
         return StatVfs.from_statvfs(reply)
     raise ProtocolFault("ERROR", f"statvfs returned {type(reply).__name__}, not puffs.StatVfs")
+
+
+def _bytes(reply: object, kind: str, operation: str, cookie: Cookie) -> bytes:
+    """A reply that has to be bytes-like, as bytes of our own."""
+    try:
+        return bytes(memoryview(reply))  # type: ignore[arg-type]  # what is none raises
+    except TypeError:
+        raise ProtocolFault(
+            kind, f"{operation} returned {type(reply).__name__}, not bytes", node=cookie
+        ) from None

@@ -89,7 +89,10 @@ def _announce(mount: "Mount", status: Suspend, deadline: float) -> None:
 
 
 def _tell(mount: "Mount", status: Suspend) -> None:
-    """Notify the file server, which is idle. A failure there is its own affair."""
+    """Notify the file server, which is idle, and wait until it has done what it does then.
+
+    Whatever fails there is its own affair: it is logged, and the mount goes its way.
+    """
     operation = mount.ops.get("suspend")
     if operation is None:
         return
