@@ -13,7 +13,8 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from inspect import iscoroutine
-from typing import Any
+from types import CoroutineType
+from typing import Any, ClassVar
 
 from puffs.attach.fuse.reader import Read, Stop
 from puffs.attach.fuse.session import Session
@@ -48,6 +49,8 @@ class TaskStepper:
 
     For event loops in which a coroutine cannot be stepped by hand.
     """
+
+    kind: ClassVar[type] = CoroutineType
 
     def __init__(self, start_soon: StartSoon) -> None:
         self._start_soon = start_soon

@@ -14,8 +14,8 @@ from asyncio.tasks import _enter_task, _leave_task
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import cache
-from types import GeneratorType, coroutine
-from typing import Any, TypeAlias, TypeVar, cast
+from types import CoroutineType, GeneratorType, coroutine
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast
 
 from puffs.server.cred import Requester, requester
 from puffs.server.stepping import WAITING, Done
@@ -96,6 +96,8 @@ class AsyncioStepper:
 
     `finished` is called each time that an operation has finished after waiting.
     """
+
+    kind: ClassVar[type] = CoroutineType
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, finished: Callable[[], None] = lambda: None

@@ -7,9 +7,9 @@ later. How that is done depends on the event loop: `aio` does it for asyncio.
 Nothing here imports asyncio, which file servers without `async def` do not need.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from puffs.server.cred import Cred, Requester
 from puffs.server.errors import logger
@@ -27,11 +27,24 @@ WAITING: Final = _Waiting()
 """Stands for the result of an operation that has not finished."""
 
 
-class Stepper(Protocol):
-    """What an attachment hands the coroutines of `async def` operations to."""
+class Deferred:
+    """What an operation returns whose file server is elsewhere: the result is still to come."""
 
-    def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run `coroutine` up to its end, or to where it first waits.
+    __slots__ = ()
+
+    def wait(self) -> Any:
+        """Have it done, and wait for that; its result, or what it raised."""
+        raise NotImplementedError
+
+
+class Stepper(Protocol):
+    """What an attachment hands to what operations return in place of a result."""
+
+    kind: ClassVar[type]
+    """The type of that: coroutines of `async def` operations, or a kind of `Deferred`."""
+
+    def step(self, begun: Any) -> Any:
+        """Run what an operation has `begun` up to its end, or to where it first waits.
 
         Returns its result, or raises what it raised. If it waits, returns `WAITING`, and `adopt`
         must be called next.
@@ -60,6 +73,8 @@ def is_async(operation: object) -> bool:
 
 def finish(result: Any) -> Any:
     """The result of an operation whose attachment has no event loop: a coroutine gets one here."""
+    if isinstance(result, Deferred):
+        return result.wait()
     if not iscoroutine(result):
         return result
     from puffs.server.aio import run_apart

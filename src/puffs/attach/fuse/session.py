@@ -14,7 +14,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from inspect import iscoroutine
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -307,7 +306,7 @@ class Session:
         def run() -> None:
             try:
                 result: Any = function(*args)
-                if iscoroutine(result) and self._stepper is not None:
+                if self._stepper is not None and type(result) is self._stepper.kind:
                     result = self._stepper.step(result)
                     if result is WAITING:
                         self._stepper.adopt(Request((0,) * len(IN_HEADER.zeros)), settle)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from types import CoroutineType
 from typing import Any, cast
 
 from puffs.attach.fuse.abi import Opcode
@@ -33,10 +32,10 @@ class SteppedFlow:
 
     def then(self, after: F) -> F:
         """Steps a coroutine, and calls `after` when it has finished, now or later."""
-        step, wait = self._stepper.step, self._wait
+        step, wait, kind = self._stepper.step, self._wait, self._stepper.kind
 
         def later(result: Any, *args: Any) -> None:
-            if type(result) is CoroutineType:
+            if type(result) is kind:
                 result = step(result)
                 if result is WAITING:
                     wait(partial(self._finish, after, args))
@@ -76,7 +75,7 @@ class SteppedFlow:
             while True:
                 result = steps.send(result) if error is None else steps.throw(error)
                 error = None
-                if type(result) is CoroutineType:
+                if type(result) is self._stepper.kind:
                     try:
                         result = self._stepper.step(result)
                     except BaseException as exc:

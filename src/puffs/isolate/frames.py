@@ -1,0 +1,391 @@
+"""The frames between the kernel half and a file server in another process, as bytes.
+
+A frame is a header and a body. Frames travel in datagrams of a local socket, one or several in each;
+both sides are on one machine, so that numbers have its byte order, without padding. Nothing here
+knows what a message means, does input or output, or raises anything but `FrameError` for bytes that
+are no frame: the other side may be hostile.
+
+A body is described by a `Layout`, a list of kinds (`FIELDS`). First come the numbers of all its
+fields, then, in the same order, what has no fixed length: bytes whose number stands among the
+numbers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from enum import IntEnum
+from struct import Struct
+from struct import error as StructError
+from typing import Any, Final, NamedTuple
+
+Bytes = bytes | bytearray | memoryview
+
+VERSION: Final = 1
+"""Of everything in this file. Both sides must have the same one."""
+
+FRAME_MAX: Final = 1 << 17
+"""Bytes of a datagram, and so of a frame, at most."""
+
+FAF: Final = 0x10
+"""In the class of a frame: fire and forget, so there is no reply, and the id is 0 (Q1)."""
+RESPONSE: Final = 0x20
+"""In the class of a frame: it answers the frame with that id."""
+
+
+class FrameError(ValueError):
+    """These bytes are no frame that may be sent here: says why."""
+
+
+class Class(IntEnum):
+    """The class of a message, numbered as the reference does (2.3); 0 is for what only the two
+    sides of the socket have to say to each other.
+    """
+
+    OWN = 0
+    VFS = 1
+    VN = 2
+    ERROR = 4
+    FLUSH = 5
+    SUSPEND = 6
+    UNMOUNT = 7
+
+
+class Own(IntEnum):
+    """The types of class OWN."""
+
+    HELLO = 1
+    """The file server has been built: what it is and has. Or why it has not."""
+    DROP = 2
+    """Objects that are not known on this side any more, and how often each had been told of."""
+    INTERRUPT = 3
+    """Nobody waits for the answer to that id any more."""
+    MORE = 4
+    """The next part of a listing."""
+    PING = 5
+    """Is there anybody who reads?"""
+    WAKE = 6
+    """What `poll` was asked to tell has happened."""
+
+
+# length, version, class, type, id; of requests also the node, and uid, gid and tid of the caller;
+# of replies the return value: 0 or an errno.
+_REQUEST: Final = "=IBBHQQIII"
+_REPLY: Final = "=IBBHQq"
+_unpack_request: Final = Struct(_REQUEST).unpack_from
+_unpack_reply: Final = Struct(_REPLY).unpack_from
+_unpack_length: Final = Struct("=I").unpack_from
+REQUEST_SIZE: Final = Struct(_REQUEST).size
+REPLY_SIZE: Final = Struct(_REPLY).size
+
+NOBODY: Final = (0xFFFFFFFF, 0xFFFFFFFF, 0)
+"""In place of a caller (uid, gid, tid): the kernel half itself asks."""
+
+
+class Field(NamedTuple):
+    """A kind of field: the `struct` codes of its numbers, and the longest that may follow them."""
+
+    codes: str
+    most: int | None = None
+
+    @property
+    def width(self) -> int:
+        """How many values it has in all."""
+        return len(_numbers(self.codes)) + (self.most is not None)
+
+
+def _numbers(codes: str) -> list[str]:
+    """The codes of single members: "Q80s" has two."""
+    members, digits = [], ""
+    for code in codes:
+        if code.isdigit():
+            digits += code
+        else:
+            members.append(digits + code)
+            digits = ""
+    return members
+
+
+TEXT_MAX: Final = 8192
+BYTES_MAX: Final = 1 << 16
+INLINE_MAX: Final = 1 << 16
+LISTING_MAX: Final = 1 << 16
+GROUPS_MAX: Final = 1024
+ATTR_SIZE: Final = 80
+"""Bytes of the wire image of attributes."""
+
+_ATTR: Final = f"Qq{ATTR_SIZE}s"
+
+FIELDS: Final[dict[str, Field]] = {
+    "unsigned": Field("Q"),
+    "signed": Field("q"),
+    "flag": Field("B"),
+    "text": Field("", TEXT_MAX),
+    "bytes": Field("", BYTES_MAX),
+    # A place in shared memory or -1, the number of bytes there; or the bytes themselves.
+    "data": Field("iI", INLINE_MAX),
+    # uid, gid, tid, umask, pid, which of pid and groups are known; the groups.
+    "cred": Field("IIIIiB", 4 * GROUPS_MAX),
+    # ino, time of birth, wire image.
+    "attr": Field(_ATTR),
+    # Which are set, mode, uid, gid, size, atime, mtime, ctime.
+    "changes": Field("HIIIQqqq"),
+    # type, start, end, pid, flock.
+    "lock": Field("iqqiB"),
+    # What it has; node, fileid: ino and generation; attributes; lifetimes of name and attributes.
+    "entry": Field(f"BQQI{_ATTR}dd"),
+    # File, hints.
+    "open": Field("QH"),
+    "statvfs": Field("Q" * 10),
+    # What is still to come, or 0; the entries.
+    "listing": Field("Q", LISTING_MAX),
+    "names": Field("", BYTES_MAX),
+    # ttl of names, attributes, absent names.
+    "lifetimes": Field("ddd"),
+}
+
+
+class Request(NamedTuple):
+    """The header of a frame that asks: where its body is, what it is, and who asks."""
+
+    start: int
+    end: int
+    class_: int
+    type: int
+    id: int
+    node: int
+    uid: int
+    gid: int
+    tid: int
+
+
+class Reply(NamedTuple):
+    """The header of a frame that answers: where its body is, what it answers, and the result."""
+
+    start: int
+    end: int
+    class_: int
+    type: int
+    id: int
+    rv: int
+
+
+def split(datagram: Bytes, length: int) -> Iterator[tuple[int, int]]:
+    """Where each frame of a datagram of `length` bytes begins and ends.
+
+    Raises `FrameError`, after what is well, at the first that is not whole, or too short to be one.
+    """
+    if length > FRAME_MAX:
+        raise FrameError(f"a datagram of more than {FRAME_MAX} bytes")
+    at = 0
+    while at < length:
+        if length - at < REPLY_SIZE:
+            raise FrameError(f"{length - at} bytes, which are no frame")
+        (size,) = _unpack_length(datagram, at)
+        if not REPLY_SIZE <= size <= length - at:
+            raise FrameError(f"a frame that is said to have {size} bytes, with {length - at} there")
+        yield at, at + size
+        at += size
+
+
+def request(datagram: Bytes, at: int, end: int) -> Request:
+    """The header of a frame that asks. Raises `FrameError`."""
+    if end - at < REQUEST_SIZE:
+        raise FrameError(f"a request of {end - at} bytes")
+    _, version, class_, type_, id_, node, uid, gid, tid = _unpack_request(datagram, at)
+    _check(version, class_)
+    if class_ & RESPONSE:
+        raise FrameError("a reply where a request belongs")
+    if bool(class_ & FAF) != (id_ == 0):
+        raise FrameError(f"a request of class {class_:#x} with the id {id_}")
+    return Request(at + REQUEST_SIZE, end, class_ & ~FAF, type_, id_, node, uid, gid, tid)
+
+
+def reply(datagram: Bytes, at: int, end: int) -> Reply:
+    """The header of a frame that answers. Raises `FrameError`."""
+    _, version, class_, type_, id_, rv = _unpack_reply(datagram, at)
+    _check(version, class_)
+    if not class_ & RESPONSE or class_ & FAF:
+        raise FrameError("a request where a reply belongs")
+    return Reply(at + REPLY_SIZE, end, class_ & ~RESPONSE, type_, id_, rv)
+
+
+def _check(version: int, class_: int) -> None:
+    if version != VERSION:
+        raise FrameError(f"a frame of version {version}, where {VERSION} is spoken")
+    if class_ & ~(FAF | RESPONSE | 0x7):
+        raise FrameError(f"a frame of class {class_:#x}, which is none")
+
+
+class Layout:
+    """The body of a message: its fields, by the names of their kinds in `FIELDS`.
+
+    The value of a field is its number, or its bytes, or where it has several of these a tuple.
+    """
+
+    def __init__(self, *kinds: str) -> None:
+        self.kinds = kinds
+        self._fields = [FIELDS[kind] for kind in kinds]
+        self._flags = [at for at, kind in enumerate(kinds) if kind == "flag"]
+        self._codes = "".join(
+            field.codes + ("I" if field.most is not None else "") for field in self._fields
+        )
+        self._fixed = Struct("=" + self._codes)
+        self._plain = all(field.width == 1 and field.most is None for field in self._fields)
+
+    def requests(self, class_: int, type_: int, *, faf: bool = False) -> Callable[..., bytes]:
+        """What packs a request of this body: of id, node, uid, gid, tid, then the values.
+
+        Raises `FrameError` for a value that does not fit its field.
+        """
+        return self._packer(_REQUEST, class_ | (FAF if faf else 0), type_, 5)
+
+    def replies(self, class_: int, type_: int) -> Callable[..., bytes]:
+        """What packs a reply of this body: of id and return value, then the values."""
+        return self._packer(_REPLY, class_ | RESPONSE, type_, 2)
+
+    def _packer(self, header: str, class_: int, type_: int, own: int) -> Callable[..., bytes]:
+        struct = Struct(header + self._codes)
+        pack, size, flatten = struct.pack, struct.size, self._flatten
+
+        def plain(*values: Any) -> bytes:
+            try:
+                return pack(size, VERSION, class_, type_, *values)
+            except StructError as exc:
+                raise FrameError(str(exc)) from None
+
+        def general(*values: Any) -> bytes:
+            numbers, tail, length = flatten(values[own:])
+            try:
+                head = pack(size + length, VERSION, class_, type_, *values[:own], *numbers)
+            except StructError as exc:
+                raise FrameError(str(exc)) from None
+            return b"".join((head, *tail))
+
+        return plain if self._plain else general
+
+    def _flatten(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], int]:
+        """All numbers; what follows them, and its length."""
+        numbers: list[Any] = []
+        tail: list[Any] = []
+        length = 0
+        for field, value in zip(self._fields, values, strict=True):
+            parts = (value,) if field.width == 1 else value
+            if field.most is None:
+                numbers += parts
+                continue
+            *own, rest = parts
+            if len(rest) > field.most:
+                raise FrameError(f"{len(rest)} bytes, where {field.most} have room")
+            numbers += own
+            numbers.append(len(rest))
+            tail.append(rest)
+            length += len(rest)
+        return numbers, tail, length
+
+    def unpack(self, datagram: memoryview, start: int, end: int) -> Sequence[Any]:
+        """The values of a body. What has no fixed length is a view into the datagram.
+
+        Raises `FrameError` unless the body has exactly the length that its fields say.
+        """
+        fixed = self._fixed
+        if end - start < fixed.size or (self._plain and end - start != fixed.size):
+            raise FrameError(f"a body of {end - start} bytes, where {fixed.size} belong")
+        numbers = fixed.unpack_from(datagram, start)
+        values = numbers if self._plain else self._gather(numbers, datagram, start, end)
+        for at in self._flags:
+            if values[at] > 1:
+                raise FrameError(f"{values[at]} where 0 or 1 belongs")
+        return values
+
+    def _gather(
+        self, numbers: tuple[Any, ...], datagram: memoryview, start: int, end: int
+    ) -> list[Any]:
+        """The values of fields, of their numbers and what follows."""
+        values: list[Any] = []
+        at, next_ = start + self._fixed.size, 0
+        for field in self._fields:
+            count = field.width
+            parts = numbers[next_ : next_ + count]
+            next_ += count
+            if field.most is not None:
+                length = parts[-1]
+                if length > field.most or length > end - at:
+                    raise FrameError(f"{length} bytes, where {min(field.most, end - at)} are")
+                parts = (*parts[:-1], datagram[at : at + length])
+                at += length
+            values.append(parts[0] if count == 1 else parts)
+        if at != end:
+            raise FrameError(f"{end - at} bytes too many")
+        return values
+
+
+# Records: several of one kind in the bytes of a field.
+
+_ENTRY: Final = Struct("=" + FIELDS["entry"].codes)
+_DIRENT: Final = Struct("=qQBBH")
+DIRENT_MAX: Final = _DIRENT.size + _ENTRY.size + 0xFFFF
+
+
+def pack_dirent(
+    next_: int, ino: int, type_: int, name: bytes, entry: tuple[Any, ...] | None
+) -> bytes:
+    """One entry of a listing: `type_` is the upper half of `st_mode`, `entry` as in FIELDS.
+
+    Raises `FrameError` for what does not fit.
+    """
+    try:
+        head = _DIRENT.pack(next_, ino, type_, entry is not None, len(name))
+        return head + name if entry is None else b"".join((head, name, _ENTRY.pack(*entry)))
+    except StructError as exc:
+        raise FrameError(str(exc)) from None
+
+
+def unpack_dirents(data: memoryview) -> Iterator[tuple[int, int, int, bytes, Any]]:
+    """The entries of a listing, as `pack_dirent` takes them. Raises `FrameError`."""
+    at, end = 0, len(data)
+    while at < end:
+        if end - at < _DIRENT.size:
+            raise FrameError("a listing that ends within an entry")
+        next_, ino, type_, has_entry, length = _DIRENT.unpack_from(data, at)
+        at += _DIRENT.size
+        if has_entry > 1 or length + has_entry * _ENTRY.size > end - at:
+            raise FrameError("a listing with an entry that is none")
+        name = bytes(data[at : at + length])
+        at += length
+        entry = None
+        if has_entry:
+            entry = _ENTRY.unpack_from(data, at)
+            at += _ENTRY.size
+        yield next_, ino, type_, name, entry
+
+
+_PAIR: Final = Struct("=QI")
+PAIRS_MAX: Final = BYTES_MAX // _PAIR.size
+
+
+def pack_pairs(pairs: Sequence[tuple[int, int]]) -> bytes:
+    """Objects and how often each was told of: `PAIRS_MAX` at most."""
+    return b"".join(_PAIR.pack(*pair) for pair in pairs)
+
+
+def unpack_pairs(data: memoryview) -> Iterator[tuple[int, int]]:
+    """The same back. Raises `FrameError`."""
+    if len(data) % _PAIR.size:
+        raise FrameError("a list of objects that ends within one")
+    return _PAIR.iter_unpack(data)
+
+
+_GROUP: Final = Struct("=I")
+
+
+def pack_groups(groups: Sequence[int]) -> bytes:
+    """Supplementary groups, `GROUPS_MAX` at most. Raises `FrameError`."""
+    try:
+        return b"".join(map(_GROUP.pack, groups))
+    except StructError as exc:
+        raise FrameError(str(exc)) from None
+
+
+def unpack_groups(data: memoryview) -> tuple[int, ...]:
+    """The same back. Raises `FrameError`."""
+    if len(data) % _GROUP.size:
+        raise FrameError("a list of groups that ends within one")
+    return tuple(group for (group,) in _GROUP.iter_unpack(data))
