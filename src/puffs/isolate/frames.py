@@ -1,6 +1,6 @@
 """The frames between the kernel half and a file server in another process, as bytes.
 
-A frame is a header and a body. Frames travel in datagrams of a local socket, one or several in each;
+A frame is a header and a body. Frames travel in datagrams of a local socket, one or more in each;
 both sides are on one machine, so that numbers have its byte order, without padding. Nothing here
 knows what a message means, does input or output, or raises anything but `FrameError` for bytes that
 are no frame: the other side may be hostile.
