@@ -36,6 +36,10 @@ class Deferred:
         """Have it done, and wait for that; its result, or what it raised."""
         raise NotImplementedError
 
+    def then(self, function: Callable[[Any], Any]) -> "Deferred":
+        """The same, with the result of `function`, which is given that of this, in place of it."""
+        raise NotImplementedError
+
 
 class Stepper(Protocol):
     """What an attachment hands to what operations return in place of a result."""
