@@ -1,0 +1,1 @@
+"""File servers in processes of their own."""
