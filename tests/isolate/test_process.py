@@ -92,6 +92,32 @@ with start(life) as process:
     assert said == "ended with status 0"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take /proc away")
+def test_without_proc_they_are_closed_too() -> None:
+    said = result("""
+import os
+from puffs.attach.fuse.syscalls import CLONE_NEWNS, MNT_DETACH, MS_REC, MS_SLAVE
+from puffs.attach.fuse.syscalls import mount, umount2, unshare
+from puffs.isolate.process import Confinement, start
+
+unshare(CLONE_NEWNS)
+mount("none", "/", "none", MS_REC | MS_SLAVE, "")
+umount2("/proc", MNT_DETACH)
+high = os.dup2(os.open("/", os.O_RDONLY), 600)
+
+def life():
+    try:
+        os.fstat(high)
+    except OSError:
+        return 0
+    return 1
+
+with start(life, (), Confinement(memory=1 << 30)) as process:
+    print(process.wait())
+""")
+    assert said == "ended with status 0"
+
+
 def test_what_it_keeps_works() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -583,6 +609,33 @@ def test_it_ends_with_its_parent_even_in_a_loop_in_c(end: str, user: str) -> Non
             for pidfd in pidfds:
                 signal_if_there(pidfd)
                 os.close(pidfd)
+
+
+def test_it_ends_when_its_parent_ends_before_it_is_set_up() -> None:
+    text = """
+import os, select, signal
+from puffs.isolate.process import start
+
+parent = os.pidfd_open(os.getpid())
+
+def wait_for_the_end() -> None:
+    os.write(1, b"%d\\n" % os.getpid())
+    poll = select.poll()
+    poll.register(parent, select.POLLIN)
+    poll.poll()
+
+os.register_at_fork(after_in_child=wait_for_the_end)
+start(signal.pause)
+"""
+    with script(text) as parent:
+        assert parent.stdout is not None
+        pidfd = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+        try:
+            assert readable(pidfd), "it lives on"
+        finally:
+            signal_if_there(pidfd)
+            os.close(pidfd)
 
 
 def signal_if_there(pidfd: int) -> None:

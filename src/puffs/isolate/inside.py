@@ -68,7 +68,7 @@ def live(
         except BaseException as exc:
             os.write(started, _in_words(exc))
             raise
-        os.write(started, STARTED)
+        os.write(started, STARTED)  # fails if the parent ended before `_tie`: so does this process
         os.close(started)
         status = _status_of(life)
     finally:
@@ -148,10 +148,6 @@ def _tie(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
-    already = select.poll()
-    already.register(lifeline, 0)
-    if already.poll(0):  # POLLHUP
-        os.killpg(0, signal.SIGKILL)
 
 
 def _in_words(exc: BaseException) -> bytes:
