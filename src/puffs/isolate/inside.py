@@ -19,8 +19,8 @@ import traceback
 from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, NoReturn
 
-from puffs.attach.streams import flush_streams
 from puffs.isolate.confinement import Confinement, Identity
+from puffs.streams import flush_streams
 
 STARTED: Final = b"0"
 """What is sent when all is set up. Otherwise it is an errno, a blank, and a text."""
@@ -62,7 +62,6 @@ def live(
             lifeline, started = _leave_descriptors(keep, ends)
             _open_streams()
             _leave_hooks()
-            os.chdir("/")
             confinement.enter(identity)
             _tie(lifeline)
         except BaseException as exc:

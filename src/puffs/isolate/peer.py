@@ -88,6 +88,7 @@ class Peer:
     """
 
     kind: ClassVar[type] = Call
+    copies: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from puffs.attach.streams import flush_streams
 from puffs.isolate.confinement import Confinement
 from puffs.isolate.inside import Ends, live
+from puffs.streams import flush_streams
 
 CLOSE_SECONDS: Final = 5.0
 """How long `Process.close` waits for a process that has been killed: the kernel may hold it."""
@@ -132,7 +132,7 @@ def start(
     """Run `life` in a process of its own; returns when the process is confined, before `life` runs.
 
     It has its own session, process group, and pipe for stdout and stderr, where the root logger
-    writes too; it works in the root directory. When this process ends, however it does, the kernel
+    writes too. When this process ends, however it does, the kernel
     kills it and its process group. It ends with what `life` returns as its status, or 1 and a
     traceback.
 

@@ -92,6 +92,8 @@ class Dispatch:
             (Class.OWN, Own.MORE): self._more,
             (Class.OWN, Own.PING): self._ping,
         }
+        self.number_of = self._objects.number_of
+        """The number by which the kernel half knows a cookie, 0 if it does not."""
         operations = completed(ops)
         for name in operations.keys() & ROWS.keys():
             self._handlers[ROWS[name].class_, ROWS[name].type] = self._handler(

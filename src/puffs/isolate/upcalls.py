@@ -22,11 +22,12 @@ logger = logging.getLogger("puffs")
 
 
 class Upcalls:
-    """The socket for what is said unasked; `number_of` gives the numbers of cookies."""
+    """The socket for what is said unasked. `number_of` gives the numbers of cookies."""
 
-    def __init__(self, connection: socket.socket, number_of: Callable[[object], int]) -> None:
+    number_of: Callable[[object], int]
+
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._number_of = number_of
         self._ids = count(1)
         self._lock = threading.Lock()
         self._waiting: dict[int, Notice] = {}
@@ -40,7 +41,7 @@ class Upcalls:
         """A flush operation. That of a cookie that nobody knows is done at once."""
         check(request)
         node = 0
-        if request.cookie is not None and not (node := self._number_of(request.cookie)):
+        if request.cookie is not None and not (node := self.number_of(request.cookie)):
             return done()
         name = b"" if request.name is None else os.fsencode(request.name)
         pack = messages.FLUSH.requests(Class.FLUSH, request.op)

@@ -46,6 +46,8 @@ class Stepper(Protocol):
 
     kind: ClassVar[type]
     """The type of that: coroutines of `async def` operations, or a kind of `Deferred`."""
+    copies: ClassVar[bool]
+    """Whether what waits has taken copies of its arguments, and looks at them no more."""
 
     def step(self, begun: Any) -> Any:
         """Run what an operation has `begun` up to its end, or to where it first waits.
