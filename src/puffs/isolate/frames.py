@@ -1,6 +1,6 @@
 """The frames between the kernel half and a file server in another process, as bytes.
 
-A frame is a header and a body. Frames travel in datagrams of a local socket, one or several in each;
+A frame is a header and a body. Frames travel in datagrams of a local socket, one or more in each;
 both sides are on one machine, so that numbers have its byte order, without padding. Nothing here
 knows what a message means, does input or output, or raises anything but `FrameError` for bytes that
 are no frame: the other side may be hostile.
@@ -24,6 +24,9 @@ VERSION: Final = 1
 FRAME_MAX: Final = 1 << 17
 """Bytes of a datagram, and so of a frame, at most."""
 
+BUFFER_SIZE: Final = FRAME_MAX + 1
+"""Of what datagrams are received into: a longer one, which is cut there, is then seen to be one."""
+
 FAF: Final = 0x10
 """In the class of a frame: fire and forget, so there is no reply, and the id is 0 (Q1)."""
 RESPONSE: Final = 0x20
@@ -46,6 +49,10 @@ class Class(IntEnum):
     FLUSH = 5
     SUSPEND = 6
     UNMOUNT = 7
+
+
+_REQUESTS: Final = frozenset(class_ | faf for class_ in Class for faf in (0, FAF))
+_REPLIES: Final = frozenset(class_ | RESPONSE for class_ in Class)
 
 
 class Own(IntEnum):
@@ -80,10 +87,13 @@ NOBODY: Final = (0xFFFFFFFF, 0xFFFFFFFF, 0)
 
 
 class Field(NamedTuple):
-    """A kind of field: the `struct` codes of its numbers, and the longest that may follow them."""
+    """A kind of field: the `struct` codes of its numbers, the longest that may follow them, and
+    which of the numbers are 0 or 1.
+    """
 
     codes: str
     most: int | None = None
+    flags: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -103,6 +113,11 @@ def _numbers(codes: str) -> list[str]:
     return members
 
 
+def _images(codes: str) -> list[int]:
+    """Which members are bytes, of which `struct` would take any number."""
+    return [at for at, code in enumerate(_numbers(codes)) if code.endswith("s")]
+
+
 TEXT_MAX: Final = 8192
 BYTES_MAX: Final = 1 << 16
 INLINE_MAX: Final = 1 << 16
@@ -116,7 +131,7 @@ _ATTR: Final = f"Qq{ATTR_SIZE}s"
 FIELDS: Final[dict[str, Field]] = {
     "unsigned": Field("Q"),
     "signed": Field("q"),
-    "flag": Field("B"),
+    "flag": Field("B", flags=(0,)),
     "text": Field("", TEXT_MAX),
     "bytes": Field("", BYTES_MAX),
     # A place in shared memory or -1, the number of bytes there; or the bytes themselves.
@@ -128,7 +143,7 @@ FIELDS: Final[dict[str, Field]] = {
     # Which are set, mode, uid, gid, size, atime, mtime, ctime.
     "changes": Field("HIIIQqqq"),
     # type, start, end, pid, flock.
-    "lock": Field("iqqiB"),
+    "lock": Field("iqqiB", flags=(4,)),
     # What it has; node, fileid: ino and generation; attributes; lifetimes of name and attributes.
     "entry": Field(f"BQQI{_ATTR}dd"),
     # File, hints.
@@ -170,10 +185,12 @@ class Reply(NamedTuple):
 def split(datagram: Bytes, length: int) -> Iterator[tuple[int, int]]:
     """Where each frame of a datagram of `length` bytes begins and ends.
 
-    Raises `FrameError`, after what is well, at the first that is not whole, or too short to be one.
+    Raises `FrameError`, after what is well, at the first that is not whole, or too short to be one;
+    and at once for a datagram that was cut, which MSG_TRUNC (recv(2)) or `BUFFER_SIZE` tells.
     """
-    if length > FRAME_MAX:
-        raise FrameError(f"a datagram of more than {FRAME_MAX} bytes")
+    room = min(FRAME_MAX, len(datagram))
+    if length > room:
+        raise FrameError(f"a datagram of {length} bytes, where {room} have room")
     at = 0
     while at < length:
         if length - at < REPLY_SIZE:
@@ -188,11 +205,10 @@ def split(datagram: Bytes, length: int) -> Iterator[tuple[int, int]]:
 def request(datagram: Bytes, at: int, end: int) -> Request:
     """The header of a frame that asks. Raises `FrameError`."""
     if end - at < REQUEST_SIZE:
-        raise FrameError(f"a request of {end - at} bytes")
+        raise FrameError(f"a request of {end - at} bytes, where {REQUEST_SIZE} belong at least")
     _, version, class_, type_, id_, node, uid, gid, tid = _unpack_request(datagram, at)
-    _check(version, class_)
-    if class_ & RESPONSE:
-        raise FrameError("a reply where a request belongs")
+    if version != VERSION or class_ not in _REQUESTS:
+        raise _refused(version, class_, "request")
     if bool(class_ & FAF) != (id_ == 0):
         raise FrameError(f"a request of class {class_:#x} with the id {id_}")
     return Request(at + REQUEST_SIZE, end, class_ & ~FAF, type_, id_, node, uid, gid, tid)
@@ -200,18 +216,26 @@ def request(datagram: Bytes, at: int, end: int) -> Request:
 
 def reply(datagram: Bytes, at: int, end: int) -> Reply:
     """The header of a frame that answers. Raises `FrameError`."""
+    if end - at < REPLY_SIZE:
+        raise FrameError(f"a reply of {end - at} bytes, where {REPLY_SIZE} belong at least")
     _, version, class_, type_, id_, rv = _unpack_reply(datagram, at)
-    _check(version, class_)
-    if not class_ & RESPONSE or class_ & FAF:
-        raise FrameError("a request where a reply belongs")
+    if version != VERSION or class_ not in _REPLIES:
+        raise _refused(version, class_, "reply")
     return Reply(at + REPLY_SIZE, end, class_ & ~RESPONSE, type_, id_, rv)
 
 
-def _check(version: int, class_: int) -> None:
+def _refused(version: int, class_: int, wanted: str) -> FrameError:
     if version != VERSION:
-        raise FrameError(f"a frame of version {version}, where {VERSION} is spoken")
-    if class_ & ~(FAF | RESPONSE | 0x7):
-        raise FrameError(f"a frame of class {class_:#x}, which is none")
+        return FrameError(f"a frame of version {version}, where {VERSION} is spoken")
+    return FrameError(f"a frame of class {class_:#x}, where a {wanted} belongs")
+
+
+# What `struct`, `len` and `memoryview` raise for values of another type, or out of range.
+_UNFIT: Final = (StructError, TypeError, ValueError, OverflowError, BufferError)
+
+
+def _unfit(exc: Exception, what: str) -> FrameError:
+    return exc if isinstance(exc, FrameError) else FrameError(f"{exc}, in {what}")
 
 
 class Layout:
@@ -222,63 +246,100 @@ class Layout:
 
     def __init__(self, *kinds: str) -> None:
         self.kinds = kinds
-        self._fields = [FIELDS[kind] for kind in kinds]
-        self._flags = [at for at, kind in enumerate(kinds) if kind == "flag"]
-        self._codes = "".join(
-            field.codes + ("I" if field.most is not None else "") for field in self._fields
-        )
+        fields = [FIELDS[kind] for kind in kinds]
+        self._fields = [(field.width, field.most) for field in fields]
+        self._codes = ""
+        self._flags: list[int] = []
+        self._images: list[int] = []
+        for field in fields:
+            first = len(_numbers(self._codes))
+            self._flags += [first + at for at in field.flags]
+            self._images += [first + at for at in _images(field.codes)]
+            self._codes += field.codes + ("I" if field.most is not None else "")
         self._fixed = Struct("=" + self._codes)
-        self._plain = all(field.width == 1 and field.most is None for field in self._fields)
+        self._plain = not self._flags and all(width == 1 for width, _ in self._fields)
+        self._plain &= all(most is None for _, most in self._fields)
 
     def requests(self, class_: int, type_: int, *, faf: bool = False) -> Callable[..., bytes]:
         """What packs a request of this body: of id, node, uid, gid, tid, then the values.
 
-        Raises `FrameError` for a value that does not fit its field.
+        Raises `FrameError` for a value that does not fit its field, and for an id where none
+        belongs, or none where one does.
         """
-        return self._packer(_REQUEST, class_ | (FAF if faf else 0), type_, 5)
+        return self._packer(_REQUEST, class_ | (FAF if faf else 0), type_, 4, faf)
 
     def replies(self, class_: int, type_: int) -> Callable[..., bytes]:
-        """What packs a reply of this body: of id and return value, then the values."""
-        return self._packer(_REPLY, class_ | RESPONSE, type_, 2)
+        """What packs a reply of this body: of id and return value, then the values. Raises
+        `FrameError` for one that does not fit.
+        """
+        return self._packer(_REPLY, class_ | RESPONSE, type_, 1, None)
 
-    def _packer(self, header: str, class_: int, type_: int, own: int) -> Callable[..., bytes]:
+    def _packer(
+        self, header: str, class_: int, type_: int, own: int, faf: bool | None
+    ) -> Callable[..., bytes]:
         struct = Struct(header + self._codes)
-        pack, size, flatten = struct.pack, struct.size, self._flatten
+        pack, size, flatten, check = struct.pack, struct.size, self._flatten, self._check
 
-        def plain(*values: Any) -> bytes:
+        def plain(id_: int, *values: Any) -> bytes:
+            if bool(id_) is faf:
+                raise FrameError(f"a request of class {class_:#x} with the id {id_}")
             try:
-                return pack(size, VERSION, class_, type_, *values)
-            except StructError as exc:
-                raise FrameError(str(exc)) from None
+                return pack(size, VERSION, class_, type_, id_, *values)
+            except _UNFIT as exc:
+                raise _unfit(exc, f"a body of {self.kinds}") from None
 
-        def general(*values: Any) -> bytes:
-            numbers, tail, length = flatten(values[own:])
+        def general(id_: int, *values: Any) -> bytes:
+            if bool(id_) is faf:
+                raise FrameError(f"a request of class {class_:#x} with the id {id_}")
             try:
-                head = pack(size + length, VERSION, class_, type_, *values[:own], *numbers)
-            except StructError as exc:
-                raise FrameError(str(exc)) from None
-            return b"".join((head, *tail))
+                numbers, tail, length = flatten(values[own:])
+                head = pack(size + length, VERSION, class_, type_, id_, *values[:own], *numbers)
+                check(numbers)
+                frame = b"".join((head, *tail))
+            except _UNFIT as exc:
+                raise _unfit(exc, f"a body of {self.kinds}") from None
+            if len(frame) > FRAME_MAX:
+                raise FrameError(f"a frame of {len(frame)} bytes, where {FRAME_MAX} have room")
+            return frame
 
         return plain if self._plain else general
 
     def _flatten(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], int]:
         """All numbers; what follows them, and its length."""
+        if len(values) != len(self._fields):
+            raise FrameError(f"{len(values)} values, where {len(self._fields)} belong")
         numbers: list[Any] = []
         tail: list[Any] = []
         length = 0
-        for field, value in zip(self._fields, values, strict=True):
-            parts = (value,) if field.width == 1 else value
-            if field.most is None:
+        for (width, most), value in zip(self._fields, values, strict=True):
+            parts = value if width > 1 else (value,)
+            if not isinstance(parts, tuple) or len(parts) != width:
+                raise FrameError(f"{value!r:.80}, where {width} values belong")
+            if most is None:
                 numbers += parts
                 continue
-            *own, rest = parts
-            if len(rest) > field.most:
-                raise FrameError(f"{len(rest)} bytes, where {field.most} have room")
-            numbers += own
-            numbers.append(len(rest))
+            rest = parts[-1]
+            size = len(rest)
+            if type(rest) is not bytes:
+                # What is bytes-like counts by its items, which may have several bytes each.
+                rest = memoryview(rest)
+                size = rest.nbytes
+            if size > most:
+                raise FrameError(f"{size} bytes, where {most} have room")
+            numbers += parts[:-1]
+            numbers.append(size)
             tail.append(rest)
-            length += len(rest)
+            length += size
         return numbers, tail, length
+
+    def _check(self, numbers: Sequence[Any]) -> None:
+        """What `struct` lets through: flags of 2, and images that it would cut or fill up."""
+        for at in self._flags:
+            if numbers[at] > 1:
+                raise FrameError(f"{numbers[at]} where 0 or 1 belongs")
+        for at in self._images:
+            if len(numbers[at]) != ATTR_SIZE:
+                raise FrameError(f"attributes of {len(numbers[at])} bytes")
 
     def unpack(self, datagram: memoryview, start: int, end: int) -> Sequence[Any]:
         """The values of a body. What has no fixed length is a view into the datagram.
@@ -289,11 +350,10 @@ class Layout:
         if end - start < fixed.size or (self._plain and end - start != fixed.size):
             raise FrameError(f"a body of {end - start} bytes, where {fixed.size} belong")
         numbers = fixed.unpack_from(datagram, start)
-        values = numbers if self._plain else self._gather(numbers, datagram, start, end)
-        for at in self._flags:
-            if values[at] > 1:
-                raise FrameError(f"{values[at]} where 0 or 1 belongs")
-        return values
+        if self._plain:
+            return numbers
+        self._check(numbers)
+        return self._gather(numbers, datagram, start, end)
 
     def _gather(
         self, numbers: tuple[Any, ...], datagram: memoryview, start: int, end: int
@@ -301,17 +361,16 @@ class Layout:
         """The values of fields, of their numbers and what follows."""
         values: list[Any] = []
         at, next_ = start + self._fixed.size, 0
-        for field in self._fields:
-            count = field.width
-            parts = numbers[next_ : next_ + count]
-            next_ += count
-            if field.most is not None:
+        for width, most in self._fields:
+            parts = numbers[next_ : next_ + width]
+            next_ += width
+            if most is not None:
                 length = parts[-1]
-                if length > field.most or length > end - at:
-                    raise FrameError(f"{length} bytes, where {min(field.most, end - at)} are")
+                if length > most or length > end - at:
+                    raise FrameError(f"{length} bytes, where {min(most, end - at)} are")
                 parts = (*parts[:-1], datagram[at : at + length])
                 at += length
-            values.append(parts[0] if count == 1 else parts)
+            values.append(parts[0] if width == 1 else parts)
         if at != end:
             raise FrameError(f"{end - at} bytes too many")
         return values
@@ -320,41 +379,55 @@ class Layout:
 # Records: several of one kind in the bytes of a field.
 
 _ENTRY: Final = Struct("=" + FIELDS["entry"].codes)
+(_IMAGE,) = _images(FIELDS["entry"].codes)
 _DIRENT: Final = Struct("=qQBBH")
-DIRENT_MAX: Final = _DIRENT.size + _ENTRY.size + 0xFFFF
+_TYPE_MAX: Final = 0o17
+DIRENT_MAX: Final = _DIRENT.size + TEXT_MAX + _ENTRY.size
 
 
 def pack_dirent(
     next_: int, ino: int, type_: int, name: bytes, entry: tuple[Any, ...] | None
 ) -> bytes:
-    """One entry of a listing: `type_` is the upper half of `st_mode`, `entry` as in FIELDS.
+    """One entry of a listing: `type_` is the file type of `st_mode`, shifted down by 12 (readdir(3)
+    has it so), `entry` as in FIELDS.
 
     Raises `FrameError` for what does not fit.
     """
     try:
-        head = _DIRENT.pack(next_, ino, type_, entry is not None, len(name))
-        return head + name if entry is None else b"".join((head, name, _ENTRY.pack(*entry)))
-    except StructError as exc:
-        raise FrameError(str(exc)) from None
+        if type_ > _TYPE_MAX or type(name) is not bytes or len(name) > TEXT_MAX:
+            raise FrameError(f"the type {type_:#o} and the name {name!r:.80}")
+        head = _DIRENT.pack(next_, ino, type_, entry is not None, len(name)) + name
+        if entry is None:
+            return head
+        packed = _ENTRY.pack(*entry)
+        if len(entry[_IMAGE]) != ATTR_SIZE:
+            raise FrameError(f"attributes of {len(entry[_IMAGE])} bytes")
+        return head + packed
+    except _UNFIT as exc:
+        raise _unfit(exc, "an entry of a listing") from None
 
 
-def unpack_dirents(data: memoryview) -> Iterator[tuple[int, int, int, bytes, Any]]:
+def unpack_dirents(data: memoryview) -> list[tuple[int, int, int, bytes, Any]]:
     """The entries of a listing, as `pack_dirent` takes them. Raises `FrameError`."""
+    entries: list[tuple[int, int, int, bytes, Any]] = []
     at, end = 0, len(data)
     while at < end:
         if end - at < _DIRENT.size:
             raise FrameError("a listing that ends within an entry")
         next_, ino, type_, has_entry, length = _DIRENT.unpack_from(data, at)
         at += _DIRENT.size
-        if has_entry > 1 or length + has_entry * _ENTRY.size > end - at:
+        if type_ > _TYPE_MAX or length > TEXT_MAX or has_entry > 1:
             raise FrameError("a listing with an entry that is none")
+        if length + has_entry * _ENTRY.size > end - at:
+            raise FrameError("a listing that ends within an entry")
         name = bytes(data[at : at + length])
         at += length
         entry = None
         if has_entry:
             entry = _ENTRY.unpack_from(data, at)
             at += _ENTRY.size
-        yield next_, ino, type_, name, entry
+        entries.append((next_, ino, type_, name, entry))
+    return entries
 
 
 _PAIR: Final = Struct("=QI")
@@ -362,15 +435,13 @@ PAIRS_MAX: Final = BYTES_MAX // _PAIR.size
 
 
 def pack_pairs(pairs: Sequence[tuple[int, int]]) -> bytes:
-    """Objects and how often each was told of: `PAIRS_MAX` at most."""
-    return b"".join(_PAIR.pack(*pair) for pair in pairs)
+    """Objects and how often each was told of: `PAIRS_MAX` at most. Raises `FrameError`."""
+    return _pack_each(_PAIR, pairs, PAIRS_MAX, "objects")
 
 
-def unpack_pairs(data: memoryview) -> Iterator[tuple[int, int]]:
+def unpack_pairs(data: memoryview) -> list[tuple[int, int]]:
     """The same back. Raises `FrameError`."""
-    if len(data) % _PAIR.size:
-        raise FrameError("a list of objects that ends within one")
-    return _PAIR.iter_unpack(data)
+    return _unpack_each(_PAIR, data, PAIRS_MAX, "objects")
 
 
 _GROUP: Final = Struct("=I")
@@ -378,14 +449,24 @@ _GROUP: Final = Struct("=I")
 
 def pack_groups(groups: Sequence[int]) -> bytes:
     """Supplementary groups, `GROUPS_MAX` at most. Raises `FrameError`."""
-    try:
-        return b"".join(map(_GROUP.pack, groups))
-    except StructError as exc:
-        raise FrameError(str(exc)) from None
+    return _pack_each(_GROUP, [(group,) for group in groups], GROUPS_MAX, "groups")
 
 
 def unpack_groups(data: memoryview) -> tuple[int, ...]:
     """The same back. Raises `FrameError`."""
-    if len(data) % _GROUP.size:
-        raise FrameError("a list of groups that ends within one")
-    return tuple(group for (group,) in _GROUP.iter_unpack(data))
+    return tuple(group for (group,) in _unpack_each(_GROUP, data, GROUPS_MAX, "groups"))
+
+
+def _pack_each(struct: Struct, records: Sequence[tuple[int, ...]], most: int, what: str) -> bytes:
+    if len(records) > most:
+        raise FrameError(f"{len(records)} {what}, where {most} have room")
+    try:
+        return b"".join([struct.pack(*record) for record in records])
+    except _UNFIT as exc:
+        raise _unfit(exc, what) from None
+
+
+def _unpack_each(struct: Struct, data: memoryview, most: int, what: str) -> list[Any]:
+    if len(data) % struct.size or len(data) > most * struct.size:
+        raise FrameError(f"{len(data)} bytes of {what}, which have {struct.size} each")
+    return [struct.unpack_from(data, at) for at in range(0, len(data), struct.size)]

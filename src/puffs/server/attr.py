@@ -24,6 +24,10 @@ TYPE_BYTE: Final = 53 if sys.byteorder == "little" else 54
 """Where the image has the file type, in the upper half of a byte: the second lowest of `mode`."""
 
 
+_fractions: Final = Struct("=III").unpack_from
+"""The nanoseconds of the times of an image, which begin at byte 40."""
+
+
 class _Number:
     """A field of the image: a number at a fixed place."""
 
@@ -165,6 +169,20 @@ class Attr:
             blksize=st.st_blksize,
             blocks=st.st_blocks,
         )
+
+    @classmethod
+    def of_wire(cls, wire: bytes, ino: int = 0, btime_ns: int | None = None) -> Self:
+        """Attributes of a wire image, which is copied.
+
+        Raises `ValueError` where that says more nanoseconds than a second has.
+        """
+        if max(_fractions(wire, 40)) >= _NS:
+            raise ValueError("attributes with a time that is none")
+        attr = cls.__new__(cls)
+        attr.wire = bytearray(wire)
+        attr.ino = ino
+        attr.btime_ns = btime_ns
+        return attr
 
     def to_stat(self, dev: int = 0) -> os.stat_result:
         """The same as an `os.stat_result`, as a host on device number `dev` would show it."""

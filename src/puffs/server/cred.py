@@ -58,6 +58,10 @@ class Cred:
             return self._groups
         return tuple(int(word) for word in self._status("Groups:").split())
 
+    def known(self) -> tuple[int | None, tuple[int, ...] | None]:
+        """`pid` and `groups` as far as they were given: None for what would be looked up."""
+        return self._pid, self._groups
+
     @property
     def superuser(self) -> bool:
         """Whether the caller passes every permission check but execution (statement 3.7: the
