@@ -25,7 +25,8 @@ from benchmarks.processes import BenchmarkError, Caller, mounted
 HERE = Path(__file__).parent
 PEER_PYTHON = HERE.parent / ".venv-bench/bin/python"
 FLOOR = "floor"
-PLAIN, ASYNC = "puffs", "puffs-async"  # the same file server, with `def` and with `async def`
+# The same file server, with `def`, with `async def`, and in a process of its own.
+PLAIN, ASYNC, ISOLATED = "puffs", "puffs-async", "puffs-isolated"
 
 SERVERS: dict[str, list[str]] = {
     # name: command, to which the mount point is added
@@ -33,6 +34,7 @@ SERVERS: dict[str, list[str]] = {
     "bare-python": [sys.executable, "-m", "benchmarks.bare"],
     PLAIN: [sys.executable, "-m", "benchmarks.server"],
     ASYNC: [sys.executable, "-m", "benchmarks.server", "--async"],
+    ISOLATED: [sys.executable, "-m", "benchmarks.server", "--isolated"],
     "mfusepy": [str(PEER_PYTHON), "-m", "benchmarks.peer_mfusepy"],
 }
 OURS = {FLOOR, "bare-python", PLAIN}  # without one of these there is nothing to compare
@@ -105,9 +107,10 @@ def table(bursts: list[Burst], servers: list[str], operations: list[str]) -> lis
             rows.append([f"{server} (µs)", *(f"{floor / 1000:.1f}" for floor in floors)])
         else:
             rows.append([server, *(ratio(server, FLOOR, operation) for operation in operations)])
-    if {PLAIN, ASYNC} <= set(servers):
-        pairs = (ratio(ASYNC, PLAIN, operation) for operation in operations)
-        rows.append(["async def / def", *pairs])
+    for server, title in ((ASYNC, "async def / def"), (ISOLATED, "isolated / direct")):
+        if {PLAIN, server} <= set(servers):
+            pairs = (ratio(server, PLAIN, operation) for operation in operations)
+            rows.append([title, *pairs])
     return rows
 
 

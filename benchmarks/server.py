@@ -1,7 +1,8 @@
 """The file server of the benchmark, written with puffs: what `floor.c` serves, in plain Python.
 
-Run as `python -m benchmarks.server [--async] MOUNTPOINT`; it ends when it is unmounted. With
-`--async` the operations are `async def` ones that never wait.
+Run as `python -m benchmarks.server [--async] [--isolated] MOUNTPOINT`; it ends when it is unmounted.
+With `--async` the operations are `async def` ones that never wait; with `--isolated` they are in a
+process of their own.
 """
 
 import errno
@@ -88,4 +89,5 @@ class OneFileAsync(OneFile):
 
 if __name__ == "__main__":
     *flags, mountpoint = sys.argv[1:]
-    puffs.run(OneFileAsync if "--async" in flags else OneFile, mountpoint)
+    server = OneFileAsync if "--async" in flags else OneFile
+    puffs.run(server, mountpoint, isolate="--isolated" in flags)

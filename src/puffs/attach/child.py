@@ -19,9 +19,9 @@ from urllib.parse import quote, unquote
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import unmount
 from puffs.attach.fuse.mountpoint import MountError, is_stale, resolve
-from puffs.attach.streams import flush_streams
 from puffs.kernel.mount import Mount
 from puffs.kernel.suspend import SECONDS
+from puffs.streams import flush_streams
 
 logger = logging.getLogger("puffs")
 

@@ -51,6 +51,7 @@ class TaskStepper:
     """
 
     kind: ClassVar[type] = CoroutineType
+    copies: ClassVar[bool] = False
 
     def __init__(self, start_soon: StartSoon) -> None:
         self._start_soon = start_soon

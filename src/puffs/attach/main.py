@@ -16,9 +16,9 @@ from puffs.attach.fuse.options import help_text
 from puffs.attach.fuse.places import MountPoint, Where, place_of
 from puffs.attach.logs import JsonFormatter
 from puffs.attach.serve import Options, Server, parsed_options, run
-from puffs.attach.streams import open_streams
 from puffs.attach.systemd import notify
 from puffs.kernel.mount import Mount
+from puffs.streams import open_streams
 
 logger = logging.getLogger("puffs")
 

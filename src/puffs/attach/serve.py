@@ -4,6 +4,7 @@
 """
 
 import atexit
+import errno
 import logging
 import os
 import signal
@@ -24,6 +25,7 @@ from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.attach.fuse.syscalls import MS_REMOUNT
+from puffs.isolate.isolation import Isolate, Isolation, ServerDied, isolation_of
 from puffs.kernel.args import MNT_UPDATE, REQUEST_HEADER, KernelFlag, MountArgs, check_flags
 from puffs.kernel.mount import Mount, Servable, name_of
 
@@ -48,6 +50,7 @@ def run(
     mountpoint: Where,
     options: Options = (),
     *,
+    isolate: Isolate = False,
     on_ready: Callable[[Mount], None] = lambda mount: None,
     on_table: OnTable | None = None,
 ) -> None:
@@ -56,15 +59,18 @@ def run(
     A mount point ``/dev/fd/N`` is a connection that somebody else has opened and mounted, and that
     this process has inherited as descriptor N: that is served, and neither mounted nor unmounted.
 
+    With `isolate` the file server lives in a process of its own: see `mount`.
+
     INT, TERM and HUP unmount, when this is the main thread. `on_ready` is called once the mount can
     be used, `on_table` before that with the dispatch table of handlers by opcode, which it may
     change in place. Raises `MountError` when it cannot be mounted, and what the file server's
     `mount` raises.
     """
-    request = _Request(fs, mountpoint, options, on_ready, on_table)
+    request = _Request(fs, mountpoint, options, on_ready, on_table, isolation_of(isolate))
     if threading.current_thread() is not threading.main_thread():
-        _, serve = request.attach()
+        mount, serve = request.attach()
         serve()
+        _check_alive(mount)
         return
     with ExitStack() as stack:
         signals = _EndedBySignals()
@@ -72,6 +78,7 @@ def run(
         mount, serve = request.attach(lambda: stack.enter_context(signals))
         signals.unmount(mount)
         serve()
+    _check_alive(mount)
 
 
 @overload
@@ -81,6 +88,7 @@ def mount(
     options: Options = (),
     *,
     process: Literal[False] = False,
+    isolate: Isolate = False,
     on_table: OnTable | None = None,
 ) -> Mount: ...
 @overload
@@ -90,6 +98,7 @@ def mount(
     options: Options = (),
     *,
     process: Literal[True],
+    isolate: Isolate = False,
     on_table: OnTable | None = None,
 ) -> ChildMount: ...
 def mount(
@@ -98,6 +107,7 @@ def mount(
     options: Options = (),
     *,
     process: bool = False,
+    isolate: Isolate = False,
     on_table: OnTable | None = None,
 ) -> Mount | ChildMount:
     """Mount `fs` on `mountpoint` and serve it in the background; returns once it can be used.
@@ -106,20 +116,31 @@ def mount(
     The file server is called on a thread of its own, or with `process` in a child process: then
     this process may use the mount however it likes, while a thread must not be kept from serving by
     calls that hold the interpreter's lock and wait for the mount (imports of extension modules,
-    memory that is mapped from there). Raises as `run` does.
+    memory that is mapped from there).
+
+    With `isolate` it is the other way round: the mount is served here, and the file server lives in
+    a process of its own, so that nothing it does can harm this one. `fs` is called there, and what
+    it says is believed no more than what anybody says. `isolate` may be an `Isolation`, which says
+    as whom it runs and what it may use. When it dies, the mount is taken away; `Mount.why` tells.
+
+    Raises as `run` does.
     """
     if process:
         wanted = parsed_options(options)  # a mistake in them is the caller's, not the child's
         child = spawn(
-            lambda ready: run(fs, mountpoint, wanted, on_ready=ready, on_table=on_table),
+            lambda ready: run(
+                fs, mountpoint, wanted, isolate=isolate, on_ready=ready, on_table=on_table
+            ),
             os.path.abspath(mountpoint),
         )
         if (fd := descriptor_of(mountpoint)) is not None:
             os.close(fd)  # is the child's now: held here, it would keep a dead mount alive
         return child
     ready = threading.Event()
-    request = _Request(fs, mountpoint, options, lambda mount: ready.set(), on_table)
-    if _in_event_loop() and (not hasattr(fs, "operations") or cast(Servable, fs).asynchronous):
+    isolation = isolation_of(isolate)
+    request = _Request(fs, mountpoint, options, lambda mount: ready.set(), on_table, isolation)
+    maybe_async = not hasattr(fs, "operations") or cast(Servable, fs).asynchronous
+    if isolation is None and maybe_async and _in_event_loop():
         return _LoopMount(request)
     mounted, serve = request.attach()
     failure: list[BaseException] = []
@@ -177,6 +198,7 @@ class _Request:
     options: Options
     on_ready: Callable[[Mount], None]
     on_table: OnTable | None
+    isolation: Isolation | None = None
 
     def attach(
         self, connecting: Callable[[], None] = lambda: None
@@ -186,6 +208,8 @@ class _Request:
         Returns it with what serves it until it is unmounted. On failure nothing is left, and the
         file server has been told. `connecting` is called just before it is mounted.
         """
+        if self.isolation is not None:
+            return self._attach_isolated(self.isolation, connecting)
         server, args = self.built()
         if server.asynchronous:
             return self._attach_async(server, args, connecting)
@@ -230,22 +254,48 @@ class _Request:
 
         return mount, serve
 
+    def _attach_isolated(
+        self, isolation: Isolation, connecting: Callable[[], None]
+    ) -> tuple[Mount, Callable[[], None]]:
+        """The same for a file server in a process of its own, where it is built."""
+        from puffs.attach.fuse.answered import serve as serve_session
+        from puffs.isolate.isolated import Isolated
+
+        wanted = self.wanted()
+        with Isolated(partial(make, self.fs), isolation, threads=wanted.threads) as isolated:
+            mount = Mount(isolated.server, self.args_for(isolated.server))
+            session, connection = self.connect(mount, connecting)
+            isolated.attach(mount, unmounts=True)
+            isolated.kept()
+
+        def serve() -> None:
+            try:
+                serve_session(session, isolated.peer)
+            finally:
+                isolated.close()
+                connection.ended()
+
+        return mount, serve
+
     def wanted(self) -> MountOptions:
-        """The mount options."""
-        return parsed_options(self.options)
+        """The mount options. A remount is refused before anything is made (M3)."""
+        wanted = parsed_options(self.options)
+        check_flags(MNT_UPDATE if wanted.flags & MS_REMOUNT else 0)
+        return wanted
 
     def built(self) -> tuple[Servable, MountArgs]:
         """The file server (a class or a function is called for it), and what is asked for it."""
-        wanted = self.wanted()
-        check_flags(MNT_UPDATE if wanted.flags & MS_REMOUNT else 0)
-        server = self.fs
-        if isinstance(server, type) or not hasattr(server, "operations"):
-            server = cast(Callable[[], Servable], server)()
-        server = cast(Servable, server)
-        if server.asynchronous and wanted.threads > 1:
+        self.wanted()
+        server = make(self.fs)
+        if server.asynchronous and self.wanted().threads > 1:
             raise OptionError(
                 "threads: this file server has async def operations, which one thread serves"
             )
+        return server, self.args_for(server)
+
+    def args_for(self, server: Servable) -> MountArgs:
+        """What is asked for a file server. Raises `OptionError` for what it cannot have."""
+        wanted = self.wanted()
         lacking = _FOR_WRITEBACK - server.operations().keys() if wanted.writeback else ()
         if lacking:
             raise OptionError(
@@ -262,7 +312,7 @@ class _Request:
             "fhflags": server.fhflags,
             "request_size": REQUEST_HEADER + wanted.max_write if wanted.max_write else 0,
         }
-        return server, MountArgs.copyin(asked)
+        return MountArgs.copyin(asked)
 
     def connect(
         self, mount: Mount, connecting: Callable[[], None] = lambda: None
@@ -304,6 +354,19 @@ class _Request:
         wanted = self.wanted()
         control = Control(mount, session, listen=wanted.control, slow=wanted.slow)
         return session, replace(connection, ended=ended)
+
+
+def make(fs: Server) -> Servable:
+    """A file server: itself, or what its class or a function makes."""
+    if isinstance(fs, type) or not hasattr(fs, "operations"):
+        return cast(Callable[[], Servable], fs)()
+    return cast(Servable, fs)
+
+
+def _check_alive(mount: Mount) -> None:
+    """Raise `ServerDied` when that is why it is not mounted any more."""
+    if mount.why:
+        raise ServerDied(errno.EIO, mount.why)
 
 
 def parsed_options(options: Options) -> MountOptions:

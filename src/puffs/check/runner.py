@@ -19,11 +19,11 @@ from typing import IO, Any, Final
 
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import abort_connection, unmount
-from puffs.attach.streams import flush_streams
 from puffs.check.registry import Check
 from puffs.check.result import Mode, Outcome, Result, Verdict
 from puffs.check.worker import Factory, Job, ended, run_worker
 from puffs.server.operations import OPERATIONS
+from puffs.streams import flush_streams
 
 START_SECONDS: Final = 60.0
 """How long a file server may take to start, and to end."""

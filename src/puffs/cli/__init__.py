@@ -3,7 +3,7 @@
 import sys
 from importlib.util import find_spec
 
-from puffs.attach.streams import open_streams
+from puffs.streams import open_streams
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from typing import Final, NoReturn
 
 from puffs.attach.fuse.options import OptionError, is_option, parse_options
 from puffs.attach.main import mount_command
-from puffs.attach.streams import open_streams
 from puffs.cli.spec import SpecError, parse_spec
+from puffs.streams import open_streams
 
 USAGE: Final = 1
 FAILED: Final = 32

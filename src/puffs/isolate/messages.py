@@ -77,9 +77,9 @@ _RESULTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The fields of each sort of result; one that may be None has a flag before them."""
 
-FAULT: Final = Layout("text", "text", "signed")
+FAULT: Final = Layout("text", "text", "unsigned", "unsigned")
 """What comes with an errno: the words of the file server; for a bad reply that has been noticed on
-its side also the kind of fault and the errno hint (2.7).
+its side also the kind of fault, the errno hint, and the node (2.7).
 """
 
 
@@ -108,6 +108,11 @@ class Row(NamedTuple):
 
 
 _BEHIND: Final = {"read": ("signed",), "reclaim": ("unsigned",)}
+
+ANSWERED: Final = frozenset(("unmounted",))
+"""Fire and forget to a file server in this process, and answered by one elsewhere: these are the
+last words, and what comes next is the end of its process.
+"""
 
 ASKED: Final = frozenset(OPERATIONS) - {"fileid"}
 """What is sent: the numbers of files come with their nodes."""
@@ -142,9 +147,11 @@ ROWS: Final[Mapping[str, Row]] = {
 }
 BY_TYPE: Final[Mapping[int, Row]] = {row.type: row for row in ROWS.values()}
 
-HELLO: Final = Layout("text", "unsigned", "lifetimes", "unsigned", "unsigned", "flag")
-"""Name, a bit for each operation by its type, lifetimes, `fhsize`, `fhflags`, whether it has
-`async def` operations.
+BITS: Final[Mapping[str, int]] = {name: 1 << bit for bit, name in enumerate(OPERATIONS)}
+"""What a file server implements, as bits of a number."""
+
+HELLO: Final = Layout("text", "unsigned", "lifetimes", "unsigned", "unsigned")
+"""Name, operations by their bits, lifetimes, `fhsize`, `fhflags`.
 """
 DROP: Final = Layout("bytes")
 INTERRUPT: Final = Layout("unsigned")
@@ -161,7 +168,7 @@ UNMOUNT: Final = Layout("flag")
 
 _NO_TIME: Final = -(1 << 63)
 _NS: Final = 1_000_000_000
-_NO_ATTR: Final = (0, 0, bytes(WIRE_SIZE))
+NO_ATTR: Final = (0, 0, bytes(WIRE_SIZE))
 assert WIRE_SIZE == ATTR_SIZE
 
 _PID, _GROUPS = 1, 2
@@ -301,8 +308,11 @@ def entry_out(
         | (_HAS_NAME_TTL if name_ttl is not None else 0)
         | (_HAS_ATTR_TTL if attr_ttl is not None else 0)
     )
-    attrs = _NO_ATTR if attr is None else attr_out(attr)
+    attrs = NO_ATTR if attr is None else attr_out(attr)
     return (has, node, *fileid, *attrs, name_ttl or 0.0, attr_ttl or 0.0)
+
+
+NO_ENTRY: Final = (0, 0, 0, 0, *NO_ATTR, 0.0, 0.0)
 
 
 class EntryIn(NamedTuple):
@@ -331,8 +341,14 @@ def entry_in(fields: tuple[Any, ...]) -> EntryIn:
     )
 
 
+def words_in(field: memoryview) -> str:
+    """Words for people, who may read them on a terminal."""
+    words = bytes(field).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in words)
+
+
 def text_in(field: memoryview) -> str:
-    """A name, a path or words."""
+    """A name or a path."""
     return os.fsdecode(bytes(field))
 
 

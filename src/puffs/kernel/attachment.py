@@ -1,7 +1,7 @@
 """What a mount stands between: hosts, by their attachments, and a file server."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from puffs.kernel.flush import HostCache
 from puffs.server.operations import Operations
@@ -79,12 +79,35 @@ class Attachment(Protocol):
 class Servable(Protocol):
     """What a file server is to the kernel half: its operations, lifetimes, name and handles."""
 
-    name_ttl: ClassVar[float]
-    attr_ttl: ClassVar[float]
-    negative_ttl: ClassVar[float]
-    name: ClassVar[str]
-    fhsize: ClassVar[int]
-    fhflags: ClassVar[int]
+    @property
+    def name_ttl(self) -> float:
+        """Seconds for which hosts may trust that a name leads to its file."""
+        ...
+
+    @property
+    def attr_ttl(self) -> float:
+        """Seconds for which hosts may trust attributes."""
+        ...
+
+    @property
+    def negative_ttl(self) -> float:
+        """Seconds for which hosts may trust that a name does not exist."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What it calls itself; may be empty."""
+        ...
+
+    @property
+    def fhsize(self) -> int:
+        """The length of its file handles in bytes; 0: it has none."""
+        ...
+
+    @property
+    def fhflags(self) -> int:
+        """Of what kind they are."""
+        ...
 
     @property
     def asynchronous(self) -> bool:

@@ -28,6 +28,14 @@ _DOTS: Final = frozenset((".", ".."))
 Readdir = Callable[[Cookie, int, object], Iterable[DirEntry | str]]
 
 
+class Part(list[DirEntry | str]):
+    """A part of a listing, where it comes in several: `more` asks for the next one, which has the
+    rest; None: there is none.
+    """
+
+    more: Callable[[], Any] | None = None
+
+
 class OpenDirectory:
     """One open directory.
 
@@ -38,6 +46,7 @@ class OpenDirectory:
         "_ahead",
         "_dots",
         "_kept",
+        "_more",
         "_own_positions",
         "_readdir",
         "_source",
@@ -54,6 +63,8 @@ class OpenDirectory:
         self._dots = (DirEntry(".", S_IFDIR, ino, 1), DirEntry("..", S_IFDIR, parent_ino, 2))
         self._source: Iterator[DirEntry] | None = None
         self._kept: list[DirEntry] = []
+        self._more: Callable[[], Any] | None = None
+        """What asks for the next part of a listing that was given."""
         self._own_positions = False
         # With positions of the file server's own: the entry that was taken but found no room, and
         # where it stands.
@@ -77,18 +88,30 @@ class OpenDirectory:
             return self._from_server(offset)
         return self._from_kept(offset)
 
+    def rewind(self) -> None:
+        """A read from the beginning comes next: what is kept is forgotten, and all asked anew."""
+        self._source = self._more = None
+        self._kept = []
+
     def needs(self, offset: int) -> bool:
-        """Whether the file server is to be asked before a read from `offset`."""
-        return offset == 0 or self._source is None
+        """Whether the file server is to be asked before a read from `offset`; and then again, for
+        its answer may be a part.
+        """
+        return self._source is None or (self._more is not None and offset - 2 >= len(self._kept))
 
     def ask(self) -> Any:
         """What the file server's `readdir` returns: for `give`, when it has become a list."""
+        if self._more is not None:
+            return self._more()
         return self._readdir(self.cookie, 0, self.file)
 
     def give(self, listing: Iterable[DirEntry | str]) -> None:
-        """Keep a whole listing, of a file server that cannot be asked while it is delivered."""
+        """Keep a listing, or a `Part` of one, of a file server that cannot be asked while it is
+        delivered.
+        """
         entries = (police.entry(reply, self.cookie) for reply in listing)
-        self._kept = [entry for entry in entries if entry.name not in _DOTS]
+        self._kept += [entry for entry in entries if entry.name not in _DOTS]
+        self._more = listing.more if isinstance(listing, Part) else None
         self._own_positions = False
         self._ahead = None
         self._source = iter(())

@@ -156,11 +156,8 @@ def flush(
     Raises `OSError`: EINVAL for an unknown operation, a node of another type than it is for, and a
     range that is none.
     """
-    rule = _RULES.get(request.op)
-    if rule is None:
-        raise _invalid(f"unknown flush operation {request.op}")
-    _check_range(request)
-    _check_name(request)
+    check(request)
+    rule = _RULES[request.op]
     vnode = None
     if rule.about is not None:
         vnode = find(request.cookie)
@@ -170,6 +167,14 @@ def flush(
             kind = "a directory" if rule.about == S_IFDIR else "a regular file"
             raise _invalid(f"{FlushOp(request.op).name}: {vnode.cookie!r} is not {kind}")
     return together(rule.tell(cache, vnode, request) for cache in caches)
+
+
+def check(request: FlushRequest) -> None:
+    """Raise EINVAL for what cannot be asked of any mount."""
+    if request.op not in _RULES:
+        raise _invalid(f"unknown flush operation {request.op}")
+    _check_range(request)
+    _check_name(request)
 
 
 def _check_range(request: FlushRequest) -> None:

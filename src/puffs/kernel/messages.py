@@ -35,6 +35,8 @@ class Messages:
         self._aside = 0
         """What was put `aside` and is not done yet."""
         self._settled = threading.Condition()
+        self.why = ""
+        """Why the file server cannot be asked any more, if it has died."""
 
     def missing(self, name: str) -> int:
         """What is answered for an operation that the file server does not define: 0 or an errno
@@ -65,7 +67,7 @@ class Messages:
         Nobody waits for it; a failure is logged and reaches nobody.
         """
         operation = self.ops.get(name)
-        if operation is None:
+        if operation is None or self.why:
             return
         try:
             self.finish(operation(*args))

@@ -92,6 +92,8 @@ class Mount(Messages, Flushing):
         self.status = Status.BEFOREINIT
         super().__init__(server, name_of(server), dict(server.operations()), finish)
         self.args = (args or args_for(server)).checked()
+        self.server_pid = os.getpid()
+        """The process that answers."""
         self.mountpoint = ""
         """Where a host shows this mount, for people; empty while none does."""
         self.fsid = secrets.randbits(63)
@@ -214,6 +216,17 @@ class Mount(Messages, Flushing):
         if self.status is not Status.MOUNTING:
             raise OSError(errno.EINVAL, f"start of a mount that is {self.status.name}")
         self.status = Status.RUNNING
+
+    def userdead(self, why: str) -> bool:
+        """The file server has died: nothing can be asked of it any more (Q16, U8).
+
+        The mount is there until it is unmounted. False when it has ended already.
+        """
+        with self._attaching:
+            if self.status is not Status.RUNNING:
+                return False
+            self.status, self.why = Status.DYING, why
+        return True
 
     def abandon(self) -> None:
         """No host could be connected: end it, as if it had been unmounted (M31). Again: nothing."""

@@ -13,7 +13,7 @@ from typing import Final
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import TYPE_BYTE, Attr, StatVfs, as_attr
 from puffs.server.errors import ProtocolFault
-from puffs.server.types import Buffer, Cookie, DirEntry, Entry, Open
+from puffs.server.types import Buffer, Cookie, DirEntry, Entry, Lock, Open
 
 NAME_MAX: Final = 255
 LINK_MAX: Final = 4095
@@ -216,6 +216,38 @@ def handle(reply: object, size: int, dynamic: bool, cookie: Cookie) -> bytes:
             node=cookie,
         )
     return fid
+
+
+def ioctl(reply: object, size: int, cookie: Cookie) -> tuple[int, bytes]:
+    """What `ioctl` returns, the result, at most `size` bytes, or both: as a pair."""
+    match reply:
+        case int():
+            result, data = reply, b""
+        case (int() as result, bytes() as data):
+            pass
+        case bytes():
+            result, data = 0, reply
+        case _:
+            raise ProtocolFault(
+                "ERROR", f"ioctl returned {reply!r}, not int, bytes or a pair of them", node=cookie
+            )
+    if len(data) > size:
+        raise ProtocolFault("ERROR", f"ioctl returned {len(data)} bytes for {size}", E2BIG, cookie)
+    return result, data
+
+
+def events(reply: object, cookie: Cookie) -> int:
+    """What `poll` returns: bits of poll(2)."""
+    if not isinstance(reply, int) or not 0 <= reply < 1 << 32:
+        raise ProtocolFault("ERROR", f"poll returned {reply!r}, which is no events", node=cookie)
+    return reply
+
+
+def lock(reply: object, cookie: Cookie) -> Lock | None:
+    """What `advlock` returns: a `Lock`, or None where nothing is in the way."""
+    if reply is None or (isinstance(reply, Lock) and all(type(n) is int for n in reply[:4])):
+        return reply
+    raise ProtocolFault("ERROR", f"advlock returned {reply!r}, which is no Lock", node=cookie)
 
 
 def statvfs(reply: object) -> StatVfs:

@@ -57,19 +57,14 @@ class Message(Deferred):
     set before, is called on the thread that brings the answer (Q9).
     """
 
-    __slots__ = (
-        "bulk",
-        "completed",
-        "error",
-        "faf",
-        "frame",
-        "id",
-        "operation",
-        "pack",
-        "place",
-        "result",
-        "room",
-    )
+    # Most of these are never set: it is one of the things made for each request.
+    completed: Completed | None = None
+    id = FAF_ID
+    room = -1
+    frame = b""
+    place = Place.NOWHERE
+    result: Any = None
+    error: BaseException | None = None
 
     def __init__(
         self,
@@ -83,13 +78,6 @@ class Message(Deferred):
         self.pack = pack
         self.faf = faf
         self.bulk = bulk
-        self.completed: Completed | None = None
-        self.id = FAF_ID
-        self.room = -1
-        self.frame = b""
-        self.place = Place.NOWHERE
-        self.result: Any = None
-        self.error: BaseException | None = None
 
     @property
     def over(self) -> bool:
@@ -159,8 +147,8 @@ class Queues:
             self.waiters += 1
             self._queue(message)
 
-    def interrupt(self, message: Message) -> bool:
-        """Its waiter does not wait any more: it is completed with EINTR.
+    def interrupt(self, message: Message, code: int = EINTR) -> bool:
+        """Its waiter does not wait any more: it is completed with the errno `code`.
 
         One that was not fetched is taken back. One that was stays in `replywait`, and its answer
         will be thrown away (Q7). True in the second case: the file server may be told.
@@ -174,7 +162,7 @@ class Queues:
             elif was is not Place.REPLYWAIT:
                 return False
             place = Place.LEFT if was is Place.REPLYWAIT else Place.DONE
-            self._settle(message, place, None, _error(EINTR))
+            self._settle(message, place, None, _error(code))
             moved = self._reuse(self._vacated(message)) if place is Place.DONE else []
         _tell(message, *moved)
         return was is Place.REPLYWAIT
@@ -185,21 +173,26 @@ class Queues:
             failed = self._reuse(self._vacated(message))
         _tell(*failed)
 
-    def wait(self, message: Message, seconds: float | None = None) -> bool:
-        """Wait until a message is over, `seconds` at most. Tells whether it is."""
-        return self._sleep(lambda: message.over, seconds)
-
     def drain(self, seconds: float | None = None) -> bool:
         """Wait until nobody waits any more, `seconds` at most (Q17). Tells whether that is so."""
-        return self._sleep(lambda: not self.waiters, seconds)
+        return self.sleep(lambda: not self.waiters, seconds)
 
-    def _sleep(self, until: Callable[[], bool], seconds: float | None) -> bool:
+    def sleep(self, until: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Wait until something is so that changes when a message is completed, or with `wake`:
+        `seconds` at most. Tells whether it is.
+        """
         with self._lock:
             self._sleepers += 1
             try:
                 return self._changed.wait_for(until, seconds)
             finally:
                 self._sleepers -= 1
+
+    def wake(self) -> None:
+        """Have those who `sleep` look again."""
+        with self._lock:
+            if self._sleepers:
+                self._changed.notify_all()
 
     # ------------------------------------------------------------------------------- the transport
 

@@ -244,7 +244,9 @@ class Vnops(DataOperations):
         "." and ".." are among them. An empty list is the end (N8).
         """
         listing, given = dir.listing, self.mount.server.asynchronous
-        if given and listing.needs(offset):
+        if given and offset == 0:
+            listing.rewind()
+        while given and listing.needs(offset):
             self._do(_listed, listing, then=listing.give)
 
         def take() -> list[tuple[int, DirEntry]]:
@@ -303,7 +305,7 @@ class Vnops(DataOperations):
 
 
 def _listed(listing: OpenDirectory) -> Any:
-    """All that the file server lists; as a coroutine, if it has to be waited for."""
+    """What the file server lists; as a coroutine, if it has to be waited for."""
     reply = listing.ask()
     return _collected(reply) if isinstance(reply, AsyncIterable) else reply
 

@@ -19,7 +19,10 @@ from puffs.kernel.sizes import StatVfsError
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import Attr
 from puffs.server.cred import Cred, Requester, requester
+from puffs.server.stepping import Deferred
 from puffs.server.types import Open
+
+_TO_COME: Final = (CoroutineType, Deferred)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -186,7 +189,7 @@ class VnodeOperations:
         if self.reach is not None:
             return self.reach(self, function, args, then)
         reply = function(*args)
-        if type(reply) is CoroutineType:
+        if isinstance(reply, _TO_COME):
             reply = self.mount.finish(reply)
         return reply if then is None else then(reply)
 

@@ -98,6 +98,7 @@ class AsyncioStepper:
     """
 
     kind: ClassVar[type] = CoroutineType
+    copies: ClassVar[bool] = False
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, finished: Callable[[], None] = lambda: None

@@ -36,12 +36,18 @@ class Deferred:
         """Have it done, and wait for that; its result, or what it raised."""
         raise NotImplementedError
 
+    def then(self, function: Callable[[Any], Any]) -> "Deferred":
+        """The same, with the result of `function`, which is given that of this, in place of it."""
+        raise NotImplementedError
+
 
 class Stepper(Protocol):
     """What an attachment hands to what operations return in place of a result."""
 
     kind: ClassVar[type]
     """The type of that: coroutines of `async def` operations, or a kind of `Deferred`."""
+    copies: ClassVar[bool]
+    """Whether what waits has taken copies of its arguments, and looks at them no more."""
 
     def step(self, begun: Any) -> Any:
         """Run what an operation has `begun` up to its end, or to where it first waits.

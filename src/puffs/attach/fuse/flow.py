@@ -30,6 +30,8 @@ class Flow(Protocol):
 
     asynchronous: bool
     """Whether an operation may outlive its request in the buffer."""
+    looks_on: bool
+    """Whether one that does may go on looking there."""
 
     def then(self, after: F) -> F:
         """`after(result, ...)`, fit for results that are coroutines, if there may be any."""
@@ -58,6 +60,7 @@ class DirectFlow:
     """For file servers whose operations are all `def`."""
 
     asynchronous = False
+    looks_on = False
 
     def then(self, after: F) -> F:
         """The function itself."""

@@ -12,8 +12,9 @@ import select
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -118,7 +119,7 @@ class Session:
             ]
             for thread in others:
                 thread.start()
-            self._serve(self.reader(), self._begin)
+            self._serve(self.reader(), self.begin)
             for thread in others:
                 thread.join()
         finally:
@@ -176,7 +177,8 @@ class Session:
         with self._lock:
             return list(self._readers)
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """The file server may be asked from now on: tell it, and whoever waits for the mount."""
         self.mount.tell("mounted", self.mount)
         self.ready()
 
@@ -199,12 +201,18 @@ class Session:
                 os.close(fd)
 
     def _serve(self, reader: Reader, first: Callable[[], None] = lambda: None) -> None:
+        with self.serving(reader):
+            first()
+            reader.serve()
+
+    @contextmanager
+    def serving(self, reader: Reader) -> Iterator[None]:
+        """What a thread is inside of that serves by `reader`, one request after the other."""
         thread = threading.get_ident()
         self._threads.add(thread)
         token = requester.set(reader.channel)
         try:
-            first()
-            reader.serve()
+            yield
         except Stop:
             pass
         finally:

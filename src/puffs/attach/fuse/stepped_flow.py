@@ -25,6 +25,7 @@ class SteppedFlow:
     def __init__(
         self, channel: Channel, stepper: Stepper, failed: Callable[[Request, BaseException], None]
     ) -> None:
+        self.looks_on = not stepper.copies
         self._channel = channel
         self._stepper = stepper
         self._failed = failed

@@ -16,7 +16,7 @@ from puffs.kernel.flush import HostCache, NothingCached
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnops import OpenDir, OpenFile, Then, Vnops
 from puffs.server.cred import Cred, Requester, requester
-from puffs.server.stepping import finish
+from puffs.server.stepping import Deferred, finish
 
 logger = logging.getLogger("puffs")
 
@@ -234,6 +234,8 @@ class LocalHost:
                 reply = function(*args)
                 if iscoroutine(reply):
                     return _as_task(reply, then, copy_context())
+                if isinstance(reply, Deferred):
+                    return reply if then is None else reply.then(then)
                 return reply if then is None else then(reply)
             finally:
                 requester.reset(token)

@@ -17,8 +17,8 @@ from puffs.attach.fuse.abi import (
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
+from puffs.kernel import police
 from puffs.kernel.sizes import NOTHING
-from puffs.server.errors import ProtocolFault
 
 
 def handlers(serving: Serving) -> Handlers:
@@ -86,30 +86,15 @@ def _devices(serving: Serving) -> Handlers:
         start = BODY + IOCTL_IN.size
         data = bytes(view[start : start + in_size])
         reply = fs_ioctl(cookie, command, data, out_size, file, channel.cred())
-        result, answer = _ioctl_reply((yield reply))
-        if len(answer) > out_size:
-            raise ProtocolFault(
-                "ERROR", f"ioctl returned {len(answer)} bytes for {out_size}", node=cookie
-            )
+        result, answer = police.ioctl((yield reply), out_size, cookie)
         channel.send(unique, IOCTL_OUT.struct.pack(result, 0, 0, 0), answer)
 
     def poll(unique: int, nodeid: int, _length: int) -> Steps:
         fh, kh, flags, events = POLL_IN.struct.unpack_from(buffer, BODY)
         wake = (lambda: notify(notify_poll(kh))) if flags & FUSE_POLL_SCHEDULE_NOTIFY else None
-        revents = yield fs_poll(nodes[nodeid].cookie, events, file_of[fh], wake)
-        channel.send(unique, POLL_OUT.struct.pack(revents, 0))
+        cookie = nodes[nodeid].cookie
+        revents = yield fs_poll(cookie, events, file_of[fh], wake)
+        channel.send(unique, POLL_OUT.struct.pack(police.events(revents, cookie), 0))
 
     steps = serving.flow.steps
     return {Opcode.IOCTL: steps(ioctl), Opcode.POLL: steps(poll)}
-
-
-def _ioctl_reply(reply: object) -> tuple[int, bytes]:
-    """What `ioctl` returned: the result, the bytes, or both."""
-    match reply:
-        case int():
-            return reply, b""
-        case (int() as result, bytes() as data):
-            return result, data
-        case bytes():
-            return 0, reply
-    raise ProtocolFault("ERROR", f"ioctl returned {reply!r}, not int, bytes or a pair of them")

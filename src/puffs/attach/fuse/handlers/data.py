@@ -107,7 +107,7 @@ def _data(serving: Serving) -> Handlers:
     nodes, file_of = mount.vnodes.by_nodeid, serving.files.file
     send_data, send_written = reply.data, reply.written
     fs_read, fs_write = serving.operation("read"), serving.operation("write")
-    asynchronous, waits = serving.flow.asynchronous, serving.flow.waits
+    looks_on, waits = serving.flow.looks_on, serving.flow.waits
     small = len(buffer) // 2
     # Only the members that are used: fh, offset, size. Both structs begin with them.
     unpack = Struct("=QQI").unpack_from
@@ -128,7 +128,7 @@ def _data(serving: Serving) -> Handlers:
         try:
             send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)
         finally:
-            if asynchronous and waits(unique):
+            if looks_on and waits(unique):
                 raise BufferKept
             # A view that the file server has kept is dead from here on: using it raises. What was
             # made of it lives, and goes on showing this buffer.
@@ -152,7 +152,7 @@ def _data(serving: Serving) -> Handlers:
         data = memoryview(bytes(view[payload : payload + size]))
         send_written(fs_write(cookie, offset, data, file_of[fh]), unique, size, cookie)
 
-    return {Opcode.READ: read, Opcode.WRITE: write_later if asynchronous else write}
+    return {Opcode.READ: read, Opcode.WRITE: write_later if looks_on else write}
 
 
 def _ranges(serving: Serving) -> Handlers:

@@ -90,8 +90,8 @@ def _reads(serving: Serving) -> Handlers:
     def readdir(unique: int, _nodeid: int, _length: int) -> Steps:
         fh, offset, room, *_ = READ_IN.struct.unpack_from(buffer, BODY)
         directory = files.directory[fh]
-        if later and directory.needs(offset):
-            yield from _fetched(directory)
+        if later:
+            yield from _fetched(directory, offset)
         parts: list[bytes] = []
         used = 0
         for position, entry in directory.entries(offset, given=later):
@@ -120,8 +120,8 @@ def _reads(serving: Serving) -> Handlers:
     def readdirplus(unique: int, nodeid: int, _length: int) -> Steps:
         fh, offset, room, *_ = READ_IN.struct.unpack_from(buffer, BODY)
         directory, parent = files.directory[fh], nodes[nodeid]
-        if later and directory.needs(offset):
-            yield from _fetched(directory)
+        if later:
+            yield from _fetched(directory, offset)
         parts: list[bytes] = []
         told_of: list[Vnode] = []
         used = 0
@@ -145,12 +145,15 @@ def _reads(serving: Serving) -> Handlers:
     return {Opcode.READDIR: steps(readdir), Opcode.READDIRPLUS: steps(readdirplus)}
 
 
-def _fetched(directory: OpenDirectory) -> Steps:
-    """Have all that an `async def` listing yields before any of it is delivered."""
-    listing = directory.ask()
-    if isinstance(listing, AsyncIterable):
-        listing = _collected(listing)
-    directory.give((yield listing))
+def _fetched(directory: OpenDirectory, offset: int) -> Steps:
+    """Have what the file server lists, as far as it is needed, before any of it is delivered."""
+    if offset == 0:
+        directory.rewind()
+    while directory.needs(offset):
+        listing = directory.ask()
+        if isinstance(listing, AsyncIterable):
+            listing = _collected(listing)
+        directory.give((yield listing))
 
 
 async def _collected(listing: AsyncIterable[DirEntry | str]) -> list[DirEntry | str]:

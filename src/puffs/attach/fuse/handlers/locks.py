@@ -8,6 +8,7 @@ from puffs.attach.fuse.abi import FUSE_LK_FLOCK, LK_IN, LK_OUT, Opcode
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
+from puffs.kernel import police
 from puffs.kernel.mount import Mount
 from puffs.server.types import Cookie, Lock
 
@@ -46,7 +47,8 @@ def handlers(serving: Serving) -> Handlers:
         return fs_advlock(nodes[nodeid].cookie, op, lock, owner, file_of[fh])
 
     def getlk(unique: int, nodeid: int, _length: int) -> Steps:
-        lock = (yield asked(nodeid, "get")) or Lock(fcntl.F_UNLCK, 0, 0, 0)
+        reply = yield asked(nodeid, "get")
+        lock = police.lock(reply, nodes[nodeid].cookie) or Lock(fcntl.F_UNLCK, 0, 0, 0)
         channel.send(unique, LK_OUT.struct.pack(lock.start, lock.end, lock.type, lock.pid))
 
     def setlk(unique: int, nodeid: int, _length: int) -> None:

@@ -1,0 +1,78 @@
+"""Serving a session whose file server answers by messages (`puffs.isolate`).
+
+One thread reads requests and receives answers. As long as each answer comes at once, it waits for
+nothing else: a request costs no more than the way to the file server and back. When one does not,
+the thread looks at both descriptors, and any number of requests may be under way.
+"""
+
+import os
+import select
+from time import monotonic
+from typing import Final
+
+from puffs.attach.fuse.reader import Enough, Read, Reader
+from puffs.attach.fuse.session import Session
+from puffs.isolate.peer import Peer
+
+MAX_WAITING: Final = 4096
+"""Operations under way at once; with more, no further request is read."""
+AT_ONCE: Final = 64
+"""Requests that are read before answers are looked for."""
+GRACE_SECONDS: Final = 5.0
+"""How long operations may go on when the connection has ended."""
+
+
+def serve(session: Session, peer: Peer) -> None:
+    """Serve `session` on this thread until it is unmounted; then give everything back."""
+    try:
+        if session.start():
+            reader = session.reader(stepper=peer)
+            with session.serving(reader):
+                session.begin()
+                _serve(session.fileno(), reader, peer)
+    finally:
+        session.finish()
+
+
+class _UnderWay(Enough):
+    """Enough has been read as soon as something is under way."""
+
+    __slots__ = ("_peer",)
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+
+    @property
+    def now(self) -> bool:  # type: ignore[override]
+        return not self._peer.idle
+
+
+def _serve(fd: int, reader: Reader, peer: Peer) -> None:
+    """Serve requests on `fd` until the connection ends, then what is still under way."""
+    under_way = _UnderWay(peer)
+    read = Read.SERVED
+    while read is not Read.ENDED:
+        if peer.idle:
+            os.set_blocking(fd, True)
+            read = reader.serve_until(under_way)
+            os.set_blocking(fd, False)
+            continue
+        _wait(fd if peer.queues.waiters < MAX_WAITING else None, peer)
+        for _ in range(AT_ONCE):
+            read = reader.serve_one()
+            if read is not Read.SERVED or peer.queues.waiters >= MAX_WAITING:
+                break
+    deadline = monotonic() + GRACE_SECONDS
+    while peer.queues.waiters and monotonic() < deadline:
+        _wait(None, peer, deadline - monotonic())
+
+
+def _wait(fd: int | None, peer: Peer, seconds: float | None = None) -> None:
+    """Wait for a request or an answer, `seconds` at most, and receive what has been answered."""
+    poll = select.poll()
+    poll.register(peer, peer.events)
+    if fd is not None:
+        poll.register(fd, select.POLLIN)
+    limits = [limit for limit in (seconds, peer.tick()) if limit is not None]
+    poll.poll(min(limits) * 1000 if limits else None)
+    peer.pump()

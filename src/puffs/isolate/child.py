@@ -1,0 +1,100 @@
+"""The life of a file server's process: build the file server, say what it is, serve, end."""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+from puffs.isolate import frames, messages
+from puffs.isolate.frames import Class, Own
+from puffs.isolate.rooms import Rooms
+from puffs.isolate.serving import Dispatch, serve, serve_async
+from puffs.isolate.upcalls import MountThere, Upcalls
+from puffs.kernel.attachment import Servable, name_of
+from puffs.server.stepping import Stepper
+
+logger = logging.getLogger("puffs")
+
+HELLO_ID: Final = 1
+"""The id that the kernel half has asked with, so to speak, by starting this process."""
+
+_EXPLAINED: Final = (OSError, TypeError, ValueError)
+"""What stops the building with a message that says enough; of anything else the log gets a
+traceback.
+"""
+
+_pack_hello = messages.HELLO.replies(Class.OWN, Own.HELLO)
+_pack_failure = messages.FAULT.replies(Class.OWN, Own.HELLO)
+
+
+def life(
+    make: Callable[[], Servable],
+    operations: socket.socket,
+    upcalls: socket.socket,
+    rooms: Rooms,
+    threads: int,
+) -> int:
+    """Serve the file server that `make` makes, until the other side closes; the exit status."""
+    try:
+        server = make()
+        hello = _hello(server, threads)
+    except BaseException as exc:
+        operations.send(_pack_failure(HELLO_ID, *_in_words(exc)), socket.MSG_NOSIGNAL)
+        return 1
+    operations.send(hello, socket.MSG_NOSIGNAL)
+    os.chdir("/")  # whatever path it was given has been taken from here; nothing more is
+    unasked = Upcalls(upcalls)
+    unasked.start()
+
+    def dispatch(stepper: Stepper | None = None) -> Dispatch:
+        made = Dispatch(server, operations, rooms, mount, unasked.wake, stepper)
+        unasked.number_of = made.number_of
+        return made
+
+    def mount(path: str) -> Any:
+        return MountThere(unasked, path)
+
+    if server.asynchronous:
+        asyncio.run(serve_async(dispatch, operations))
+    else:
+        serve(dispatch(), operations, threads)
+    return 0
+
+
+def _hello(server: Servable, threads: int) -> bytes:
+    ops = server.operations()
+    unknown = ops.keys() - messages.BITS.keys()
+    if unknown:
+        raise TypeError(f"{type(server).__name__} has unknown operations {sorted(unknown)}")
+    if server.asynchronous and threads > 1:
+        raise ValueError(
+            "threads: this file server has async def operations, which one thread serves"
+        )
+    return _pack_hello(
+        HELLO_ID,
+        0,
+        os.fsencode(name_of(server)),
+        sum(messages.BITS[name] for name in ops),
+        (server.name_ttl, server.attr_ttl, server.negative_ttl),
+        server.fhsize,
+        server.fhflags,
+    )
+
+
+def _in_words(exc: BaseException) -> tuple[int, bytes, bytes, int, int]:
+    text = f"{type(exc).__name__}: {exc}"
+    code = errno.EINVAL
+    if isinstance(exc, OSError):
+        code = exc.errno or errno.EIO
+        text = str(exc.strerror or exc)
+        if exc.filename:
+            text = f"{exc.filename}: {text}"
+    elif isinstance(exc, _EXPLAINED):
+        text = str(exc) or text
+    else:
+        logger.error("the file server could not be built", exc_info=exc)
+    words = " ".join(text.split()).encode("utf-8", "surrogateescape")[: frames.TEXT_MAX]
+    return code, words, b"", 0, 0

@@ -1,0 +1,137 @@
+"""The objects of a file server that the kernel half knows, by number: cookies, open files, listings
+that are not at their end.
+
+Invariants: a number stands for one object for good; equal cookies have one number as long as it is
+known; what is dropped is forgotten when it was dropped as often as the kernel half was told of it.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from puffs.server.errors import ProtocolFault
+from puffs.server.types import Cookie
+
+NONE = 0
+"""The number of no object."""
+
+FileId = tuple[int, int]
+
+
+class _Kept:
+    __slots__ = ("closed", "fileid", "told", "value")
+
+    def __init__(
+        self, value: Any, fileid: FileId = (0, 0), closed: Callable[[], None] | None = None
+    ) -> None:
+        self.value = value
+        self.fileid = fileid
+        self.closed = closed
+        self.told = 1
+
+
+class Objects:
+    """What is known of one file server; `fileid` is its operation of that name, if it has one.
+
+    From any thread.
+    """
+
+    def __init__(self, fileid: Callable[[Cookie], FileId] | None) -> None:
+        self._fileid = fileid
+        self._lock = threading.Lock()
+        self._by_id: dict[int, _Kept] = {}
+        self._ids: dict[Cookie, int] = {}
+        self._numbers = count(NONE + 1)
+
+    def node(self, cookie: Cookie) -> tuple[int, FileId]:
+        """The number of a cookie that the kernel half is told of, and its `fileid`."""
+        with self._lock:
+            id_ = self._ids.get(cookie)
+            if id_ is not None:
+                kept = self._by_id[id_]
+                kept.told += 1
+                return id_, kept.fileid
+        fileid = self._asked(cookie)
+        with self._lock:
+            id_ = self._ids.get(cookie)
+            if id_ is None:
+                id_ = self._ids[cookie] = next(self._numbers)
+                self._by_id[id_] = _Kept(cookie, fileid)
+            else:  # another thread was faster
+                self._by_id[id_].told += 1
+        return id_, fileid
+
+    def _asked(self, cookie: Cookie) -> FileId:
+        if self._fileid is None:
+            return 0, 0
+        ino, generation = self._fileid(cookie)
+        if not (0 < ino < 1 << 64 and 0 <= generation < 1 << 32):
+            raise ProtocolFault(
+                "MAKENODE", f"fileid gave {ino}, {generation} for {cookie!r}", node=cookie
+            )
+        return ino, generation
+
+    def number_of(self, cookie: object) -> int:
+        """The number of a cookie, if the kernel half knows it; else `NONE`."""
+        try:
+            return self._ids.get(cookie, NONE)
+        except TypeError:
+            return NONE
+
+    def other(self, value: Any, closed: Callable[[], None] | None = None) -> int:
+        """The number of an open file or a listing, which the kernel half is told of once.
+
+        `closed` is called if it is dropped without having been `taken`.
+        """
+        id_ = next(self._numbers)
+        with self._lock:
+            self._by_id[id_] = _Kept(value, closed=closed)
+        return id_
+
+    def __getitem__(self, id_: int) -> Any:
+        kept = self._by_id.get(id_)
+        if kept is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return kept.value
+
+    def file(self, id_: int) -> Any:
+        """An open file; None where it has no object."""
+        return None if id_ == NONE else self[id_]
+
+    def take(self, id_: int) -> Any:
+        """An open file that is given back, or a listing that is gone on with."""
+        with self._lock:
+            kept = self._by_id.pop(id_, None)
+        return None if kept is None else kept.value
+
+    def drop(self, id_: int, told: int) -> bool:
+        """The kernel half has forgotten an object of which it had been told so often. Whether that
+        was all: it may be on its way there again.
+        """
+        with self._lock:
+            kept = self._by_id.get(id_)
+            if kept is None:
+                return False
+            kept.told -= told
+            if kept.told > 0:
+                return False
+            del self._by_id[id_]
+            if self._ids.get(_hashable(kept.value)) == id_:
+                del self._ids[kept.value]
+        if kept.closed is not None:
+            kept.closed()
+        return True
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+
+def _hashable(value: Any) -> Cookie:
+    try:
+        hash(value)
+    except TypeError:
+        return None
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,393 @@
+"""Serving messages, in the process of the file server: from a datagram to an operation, and back.
+
+`Dispatch` does that for one message. `serve` has it done by threads, `serve_async` by an event loop
+for file servers with `async def` operations.
+"""
+
+import errno
+import logging
+import os
+import socket
+import threading
+from collections.abc import AsyncIterable, Callable, Mapping
+from functools import partial
+from types import CoroutineType
+from typing import Any, Final
+
+from puffs.isolate import frames, messages
+from puffs.isolate.answers import Answers, Args
+from puffs.isolate.frames import FRAME_MAX, Class, FrameError, Own
+from puffs.isolate.messages import ROWS, Row
+from puffs.isolate.objects import Objects
+from puffs.isolate.rooms import Rooms
+from puffs.kernel import police
+from puffs.kernel.attachment import Servable
+from puffs.server.cred import Cred, requester
+from puffs.server.operations import Operations
+from puffs.server.stepping import WAITING, Done, Stepper, aside, finish, is_async
+from puffs.server.types import Cookie, Entry, Suspend
+
+logger = logging.getLogger("puffs")
+
+Handler = Callable[[frames.Request, memoryview], None]
+
+
+class Asker:
+    """Who has asked for what is under way on one thread (`puffs.server.cred.Requester`)."""
+
+    __slots__ = ("header",)
+
+    def __init__(self, header: frames.Request | None = None) -> None:
+        self.header = header
+
+    def cred(self) -> Cred:
+        """The caller."""
+        header = self.header
+        if header is None or (header.uid, header.gid, header.tid) == frames.NOBODY:
+            raise LookupError("nobody called this operation: it comes from the kernel half")
+        return Cred(header.uid, header.gid, header.tid)
+
+
+class Dispatch:
+    """What serves the messages to `server`: replies go to `connection`, large data to `rooms`.
+
+    `mount` makes what its `mounted` operation is given, of the path of the mount; `wake` passes on
+    what `poll` was asked to tell. `stepper` is for `async def` operations.
+    """
+
+    def __init__(
+        self,
+        server: Servable,
+        connection: socket.socket,
+        rooms: Rooms,
+        mount: Callable[[str], Any],
+        wake: Callable[[int], None],
+        stepper: Stepper | None = None,
+    ) -> None:
+        ops = dict(server.operations())
+        self._connection = connection
+        self._rooms = rooms
+        self._stepper = stepper
+        self._objects = Objects(ops.get("fileid"))
+        closers = {name: ops.get(name) for name in ("close", "closedir")}
+
+        def close(closer: str, cookie: Cookie, file: Any) -> None:
+            if (operation := closers[closer]) is not None:
+                self._aside(closer, operation, cookie, file, *((0,) if closer == "close" else ()))
+
+        self._answers = Answers(self._objects, rooms, close, (server.fhsize, server.fhflags))
+        self._under_way: dict[int, Asker] = {}
+        """Who asked for operations that wait, by the ids of their messages."""
+        self._in: Final[Mapping[str, Callable[[Any], Any]]] = {
+            **messages.IN,
+            "node": self._objects.__getitem__,
+            "file": self._objects.file,
+            "data": self._data,
+            "mount": lambda field: mount(messages.text_in(field)),
+            "wake": lambda number: (lambda: wake(number)) if number else None,
+        }
+        self._handlers: dict[tuple[int, int], Handler] = {
+            (Class.OWN, Own.DROP): self._drop,
+            (Class.OWN, Own.INTERRUPT): self._interrupt,
+            (Class.OWN, Own.MORE): self._more,
+            (Class.OWN, Own.PING): self._ping,
+        }
+        self.number_of = self._objects.number_of
+        """The number by which the kernel half knows a cookie, 0 if it does not."""
+        operations = completed(ops)
+        for name in operations.keys() & ROWS.keys():
+            self._handlers[ROWS[name].class_, ROWS[name].type] = self._handler(
+                ROWS[name], operations[name]
+            )
+
+    def datagram(self, datagram: memoryview, length: int, asker: Asker) -> None:
+        """Serve what came, on this thread; `asker` is told for whom."""
+        try:
+            for at, end in frames.split(datagram, length):
+                asker.header = header = frames.request(datagram, at, end)
+                handler = self._handlers.get((header.class_, header.type))
+                if handler is None:
+                    raise FrameError(f"a message of class {header.class_} and type {header.type}")
+                handler(header, datagram)
+        except FrameError as exc:
+            logger.error("what the kernel half has sent cannot be served: %s", exc)
+
+    def _send(self, frame: bytes) -> None:
+        """Send a reply; that nobody wants it any more, the loop will find out."""
+        try:
+            self._connection.send(frame, socket.MSG_NOSIGNAL)
+        except OSError as exc:
+            if exc.errno not in _OVER:
+                raise
+
+    # ----------------------------------------------------------------------------------- operations
+
+    def _handler(self, row: Row, operation: Callable[..., Any]) -> Handler:
+        if row.name == "reclaim":
+            return self._reclaim(row, operation)
+        args_of = self._args(row)
+        answer, failure = self._answers.packer(row), self._answers.failure(row)
+
+        def handler(header: frames.Request, datagram: memoryview) -> None:
+            try:
+                values, more = args_of(header, datagram)
+                result = operation(*values)
+                if type(result) is CoroutineType:
+                    result = self._stepped(result, header, partial(later, header, values + more))
+                    if result is WAITING:
+                        return
+                frame = answer(header.id, result, values + more)
+            except BaseException as exc:  # sys.exit() there is a mistake as any other
+                frame = failure(header.id, exc)
+            self._send(frame)
+
+        def later(
+            header: frames.Request, args: Args, result: Any, error: BaseException | None
+        ) -> None:
+            del self._under_way[header.id]
+            try:
+                frame = (
+                    answer(header.id, result, args) if error is None else failure(header.id, error)
+                )
+            except BaseException as exc:
+                frame = failure(header.id, exc)
+            self._send(frame)
+
+        def unanswered(header: frames.Request, datagram: memoryview) -> None:
+            try:
+                values, _ = args_of(header, datagram)
+            except (OSError, FrameError) as exc:
+                logger.error("%s could not be called: %s", row.name, exc)
+            else:
+                self._aside(row.name, operation, *values)
+
+        return unanswered if row.operation.faf and row.name not in messages.ANSWERED else handler
+
+    def _args(self, row: Row) -> Callable[[frames.Request, memoryview], tuple[Args, Args]]:
+        """What takes the arguments of an operation from its message, and what else is there."""
+        unpack, objects, about_node = row.request.unpack, self._objects, row.about_node
+        into = dict(self._in)
+        if row.name in ("close", "closedir"):
+            into["file"] = objects.take  # it is known no more
+        conversions = [into.get(sort) for sort in row.sorts[about_node:]]
+        if row.name == "suspend":
+            conversions = [Suspend]
+        own = len(conversions)
+
+        def args_of(header: frames.Request, datagram: memoryview) -> tuple[Args, Args]:
+            fields = unpack(datagram, header.start, header.end)
+            values = [
+                field if convert is None else convert(field)
+                for convert, field in zip(conversions, fields, strict=False)
+            ]
+            if about_node:
+                values.insert(0, objects[header.node])
+            return tuple(values), tuple(fields[own:])
+
+        return args_of
+
+    def _data(self, field: tuple[int, int, memoryview]) -> memoryview:
+        """What is to be written. In a room it is there until the answer has been sent."""
+        room, length, inline = field
+        if room < 0:
+            return memoryview(bytes(inline))
+        return self._rooms.view(room, length).toreadonly()
+
+    def _stepped(self, begun: Any, header: frames.Request, later: Done) -> Any:
+        """Run what an `async def` has begun, to its end or to where it waits."""
+        if self._stepper is None:
+            return finish(begun)
+        result = self._stepper.step(begun)
+        if result is WAITING:
+            self._under_way[header.id] = who = Asker(header)
+            self._stepper.adopt(who, later)
+        return result
+
+    def _aside(self, name: str, operation: Callable[..., Any], *args: Any) -> None:
+        """Call what nobody waits for."""
+        try:
+            result = operation(*args)
+            if self._stepper is None:
+                finish(result)
+            else:
+                aside(self._stepper, result)
+        except BaseException:
+            logger.exception("%s failed in the file server", name)
+
+    def _reclaim(self, row: Row, operation: Callable[..., Any]) -> Handler:
+        """A node that is on its way there again is not reclaimed (2.9)."""
+        unpack, objects = row.request.unpack, self._objects
+
+        def reclaim(header: frames.Request, datagram: memoryview) -> None:
+            (told,) = unpack(datagram, header.start, header.end)
+            cookie = objects[header.node]
+            if objects.drop(header.node, told):
+                self._aside(row.name, operation, cookie)
+
+        return reclaim
+
+    # ------------------------------------------------------------------------- messages of our own
+
+    def _drop(self, header: frames.Request, datagram: memoryview) -> None:
+        (pairs,) = messages.DROP.unpack(datagram, header.start, header.end)
+        for id_, told in frames.unpack_pairs(pairs):
+            self._objects.drop(id_, told)
+
+    def _interrupt(self, header: frames.Request, datagram: memoryview) -> None:
+        (id_,) = messages.INTERRUPT.unpack(datagram, header.start, header.end)
+        who = self._under_way.get(id_)
+        if who is not None and self._stepper is not None:
+            self._stepper.cancel(who)
+
+    def _more(self, header: frames.Request, datagram: memoryview) -> None:
+        try:
+            (id_,) = messages.MORE.unpack(datagram, header.start, header.end)
+            rest = self._objects.take(id_)
+            if rest is None:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            frame = _pack_more(header.id, 0, self._answers.part(*rest))
+        except BaseException as exc:
+            frame = self._answers.failure(_MORE)(header.id, exc)
+        self._send(frame)
+
+    def _ping(self, header: frames.Request, datagram: memoryview) -> None:
+        messages.PING.unpack(datagram, header.start, header.end)
+        self._send(_pack_ping(header.id, 0))
+
+
+_OVER: Final = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN))
+_pack_more: Final = messages.MORE_REPLY.replies(Class.OWN, Own.MORE)
+_pack_ping: Final = messages.PING.replies(Class.OWN, Own.PING)
+_MORE: Final = ROWS["readdir"]._replace(class_=Class.OWN, type=Own.MORE)
+
+
+# What an operation would be asked for next, with the first answer.
+
+
+def completed(ops: Operations) -> dict[str, Callable[..., Any]]:
+    """The same operations, with those that give a node asking for its attributes themselves, which
+    the kernel half would do next; and an `async def` listing collected.
+    """
+    whole = dict(ops)
+    for name in ("lookup", "mknod", "mkdir", "symlink", "vget"):
+        if name in ops:
+            whole[name] = _with_attr(name, ops[name], ops["getattr"])
+    if "readdir" in ops and is_async(ops["readdir"]):
+        whole["readdir"] = _collecting(ops["readdir"])
+    return whole
+
+
+def _with_attr(
+    name: str, operation: Callable[..., Any], getattr_: Callable[..., Any]
+) -> Callable[..., Any]:
+    kind = "LOOKUP" if name in ("lookup", "vget") else "MAKENODE"
+
+    def entry_of(reply: Any) -> Entry:
+        entry = reply if type(reply) is Entry else Entry(reply)
+        police.usable(entry.node, kind, name)
+        return entry
+
+    def entry_with(entry: Entry, attr: Any) -> Entry:
+        return Entry(entry.node, attr, entry.name_ttl, entry.attr_ttl)
+
+    def plain(*args: Any) -> Any:
+        entry = entry_of(operation(*args))
+        return entry if entry.attr is not None else entry_with(entry, getattr_(entry.node, None))
+
+    async def waiting(*args: Any) -> Any:
+        entry = entry_of(await _awaited(operation(*args)))
+        if entry.attr is not None:
+            return entry
+        return entry_with(entry, await _awaited(getattr_(entry.node, None)))
+
+    return waiting if is_async(operation) or is_async(getattr_) else plain
+
+
+def _collecting(readdir: Callable[..., Any]) -> Callable[..., Any]:
+    async def collecting(*args: Any) -> Any:
+        listing = readdir(*args)
+        if isinstance(listing, AsyncIterable):
+            return [entry async for entry in listing]
+        return await listing
+
+    return collecting
+
+
+async def _awaited(result: Any) -> Any:
+    return await result if isinstance(result, CoroutineType) else result
+
+
+# The loops.
+
+
+def serve(dispatch: Dispatch, connection: socket.socket, threads: int) -> None:
+    """Serve messages on this thread, and on others beside it, until the kernel half has gone.
+
+    The threads receive from one socket: each datagram goes to one of them.
+    """
+    others = [
+        threading.Thread(
+            target=_serve, args=(dispatch, connection), name=f"puffs {number}", daemon=True
+        )
+        for number in range(1, threads)
+    ]
+    for thread in others:
+        thread.start()
+    _serve(dispatch, connection)
+    for thread in others:
+        thread.join()
+
+
+def _serve(dispatch: Dispatch, connection: socket.socket) -> None:
+    buffer, asker = memoryview(bytearray(FRAME_MAX + 1)), Asker()
+    requester.set(asker)
+    datagram, receive = dispatch.datagram, connection.recv_into
+    while True:
+        try:
+            length = receive(buffer)
+        except OSError:
+            length = 0
+        if not length:
+            return
+        datagram(buffer, length, asker)
+
+
+async def serve_async(make: Callable[[Stepper], Dispatch], connection: socket.socket) -> None:
+    """The same in the running event loop; `make` makes what serves, with what steps operations."""
+    import asyncio
+
+    from puffs.server.aio import AsyncioStepper
+
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    stepper = AsyncioStepper(loop)
+    dispatch = make(stepper)
+    buffer, asker = memoryview(bytearray(FRAME_MAX + 1)), Asker()
+
+    def receive() -> None:
+        token = requester.set(asker)
+        try:
+            for _ in range(AT_ONCE):
+                length = connection.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+                if not length:
+                    break
+                stepper.inside(dispatch.datagram, buffer, length, asker)
+            else:
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        finally:
+            requester.reset(token)
+        loop.remove_reader(connection)
+        ended.set_result(None)
+
+    loop.add_reader(connection, receive)
+    await ended
+    await stepper.drain(0)
+    stepper.close()
+
+
+AT_ONCE: Final = 64
+"""Datagrams that are served before the loop gets another turn."""
