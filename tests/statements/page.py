@@ -18,13 +18,14 @@ has become of each of them: done as stated, improved, or not applicable.
 
 The letters are the functions of that source: C constants, M mount, S and T start, U unmount, R
 root, V statvfs, P page flush, Y sync, F handle to vnode, H vnode to handle, I init, done and
-snapshot, D suspension, O operations table. N are its rules for vnodes; Q4 is the rule of its
-message queues that suspension stands on. Numbers with a point are topics: 2.1 states, 2.5 flags,
-2.6 missing operations, 2.7 bad replies, 2.8 flush operations, 2.9 caches, 3.7 permissions; a letter
-behind them is a part of the topic that has a function of its own.
+snapshot, D suspension, O operations table. N are its rules for vnodes, Q those of its message
+queues. Numbers with a point are topics: 2.1 states, 2.5 flags, 2.6 missing operations, 2.7 bad
+replies, 2.8 flush operations, 2.9 caches, 3.7 permissions; a letter behind them is a part of the
+topic that has a function of its own.
 
-"Alive" tells on which hosts a user meets it. A test that proves a statement is marked with its
-number, `@pytest.mark.statement("M7")`. `make statements` counts, and makes this page from
+"Alive" tells on which hosts a user meets it; "isolated" is a file server in a process of its own,
+whatever the host. A test that proves a statement is marked with its number,
+`@pytest.mark.statement("M7")`. `make statements` counts, and makes this page from
 `tests/statements/statements.toml` and from the marks; `make statements BREAK=1` replaces each
 function below by one that raises, and requires that a marked test fails.
 

@@ -27,6 +27,7 @@ COUNTS: Final = {
     "D": 8,
     "O": 2,
     "N": 16,
+    "Q": 19,
 }
 """How many statements there are of each letter, numbered from 1."""
 TOPICS: Final = ("2.1", "2.5", "2.6", "2.7", "2.8", "2.9", "3.7")

@@ -5,7 +5,7 @@ frame can hold is a fault that only this side can describe. The kernel half look
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from puffs.isolate import frames, messages
@@ -17,7 +17,7 @@ from puffs.kernel import police
 from puffs.server.errors import ProtocolFault, errno_of
 from puffs.server.types import FHFLAG_DYNAMIC, Cookie, DirEntry, Entry
 
-Args = tuple[Any, ...]
+Args = Sequence[Any]
 """The arguments of an operation, and behind them what only its message has."""
 
 _ABSENT: Final[Mapping[str, tuple[Any, ...]]] = {

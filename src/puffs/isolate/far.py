@@ -47,7 +47,8 @@ class Known:
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()
         self._refs: dict[int, _Ref] = {}
-        self._collected: deque[int] = deque()
+        self.collected: deque[int] = deque()
+        """If it is not empty, there is something `dropped`."""
 
     def object(self, id_: int, fileid: tuple[int, int] = (0, 0)) -> Far:
         """The object with that id, which has just come."""
@@ -62,7 +63,7 @@ class Known:
 
     def _keep(self, far: Far, told: int) -> None:
         # Called on whatever thread, inside of whatever: it must do nothing but this one step.
-        collected = self._collected
+        collected = self.collected
         kept = _Ref(far, lambda gone: collected.append(gone.id))
         kept.id, kept.told = far.id, told
         self._refs[far.id] = kept
@@ -83,16 +84,11 @@ class Known:
             del self._refs[far.id]
             return kept.told
 
-    @property
-    def any_dropped(self) -> bool:
-        """Whether the file server is to be told of something."""
-        return bool(self._collected)
-
     def dropped(self, most: int) -> list[tuple[int, int]]:
         """Take what the file server is to be told of: ids, and how often they had come."""
         pairs: list[tuple[int, int]] = []
-        while self._collected and len(pairs) < most:
-            id_ = self._collected.popleft()
+        while self.collected and len(pairs) < most:
+            id_ = self.collected.popleft()
             with self._lock:
                 kept = self._refs.get(id_)
                 if kept is None or kept() is not None:  # it has come again, or was given back

@@ -10,7 +10,7 @@ fields, then, in the same order, what has no fixed length: bytes whose number st
 numbers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
 from struct import error as StructError
@@ -157,40 +157,27 @@ FIELDS: Final[dict[str, Field]] = {
 }
 
 
-class Request(NamedTuple):
-    """The header of a frame that asks: where its body is, what it is, and who asks."""
-
-    start: int
-    end: int
-    class_: int
-    type: int
-    id: int
-    node: int
-    uid: int
-    gid: int
-    tid: int
+Request = tuple[int, int, int, int, int, int, int]
+"""The header of a frame that asks: class, without FAF; type, id, node; uid, gid, tid."""
+Reply = tuple[int, int, int, int]
+"""The header of a frame that answers: class, type, id, return value."""
 
 
-class Reply(NamedTuple):
-    """The header of a frame that answers: where its body is, what it answers, and the result."""
-
-    start: int
-    end: int
-    class_: int
-    type: int
-    id: int
-    rv: int
-
-
-def split(datagram: Bytes, length: int) -> Iterator[tuple[int, int]]:
+def split(datagram: Bytes, length: int) -> Iterable[tuple[int, int]]:
     """Where each frame of a datagram of `length` bytes begins and ends.
 
     Raises `FrameError`, after what is well, at the first that is not whole, or too short to be one;
     and at once for a datagram that was cut, which MSG_TRUNC (recv(2)) or `BUFFER_SIZE` tells.
     """
-    room = min(FRAME_MAX, len(datagram))
-    if length > room:
+    if length > FRAME_MAX or length > len(datagram):
+        room = min(FRAME_MAX, len(datagram))
         raise FrameError(f"a datagram of {length} bytes, where {room} have room")
+    if length >= REPLY_SIZE and _unpack_length(datagram) == (length,):  # as most of them are
+        return ((0, length),)
+    return _split(datagram, length)
+
+
+def _split(datagram: Bytes, length: int) -> Iterator[tuple[int, int]]:
     at = 0
     while at < length:
         if length - at < REPLY_SIZE:
@@ -203,7 +190,10 @@ def split(datagram: Bytes, length: int) -> Iterator[tuple[int, int]]:
 
 
 def request(datagram: Bytes, at: int, end: int) -> Request:
-    """The header of a frame that asks. Raises `FrameError`."""
+    """The header of a frame that asks; `REQUEST_SIZE` behind `at` its body begins.
+
+    Raises `FrameError`.
+    """
     if end - at < REQUEST_SIZE:
         raise FrameError(f"a request of {end - at} bytes, where {REQUEST_SIZE} belong at least")
     _, version, class_, type_, id_, node, uid, gid, tid = _unpack_request(datagram, at)
@@ -211,17 +201,20 @@ def request(datagram: Bytes, at: int, end: int) -> Request:
         raise _refused(version, class_, "request")
     if bool(class_ & FAF) != (id_ == 0):
         raise FrameError(f"a request of class {class_:#x} with the id {id_}")
-    return Request(at + REQUEST_SIZE, end, class_ & ~FAF, type_, id_, node, uid, gid, tid)
+    return class_ & ~FAF, type_, id_, node, uid, gid, tid
 
 
 def reply(datagram: Bytes, at: int, end: int) -> Reply:
-    """The header of a frame that answers. Raises `FrameError`."""
+    """The header of a frame that answers; `REPLY_SIZE` behind `at` its body begins.
+
+    Raises `FrameError`.
+    """
     if end - at < REPLY_SIZE:
         raise FrameError(f"a reply of {end - at} bytes, where {REPLY_SIZE} belong at least")
     _, version, class_, type_, id_, rv = _unpack_reply(datagram, at)
     if version != VERSION or class_ not in _REPLIES:
         raise _refused(version, class_, "reply")
-    return Reply(at + REPLY_SIZE, end, class_ & ~RESPONSE, type_, id_, rv)
+    return class_ & ~RESPONSE, type_, id_, rv
 
 
 def _refused(version: int, class_: int, wanted: str) -> FrameError:
@@ -259,6 +252,8 @@ class Layout:
         self._fixed = Struct("=" + self._codes)
         self._plain = not self._flags and all(width == 1 for width, _ in self._fields)
         self._plain &= all(most is None for _, most in self._fields)
+        # One field of several numbers, as attributes are: the most frequent reply of all.
+        self._single = not self._plain and len(fields) == 1 and fields[0].most is None
 
     def requests(self, class_: int, type_: int, *, faf: bool = False) -> Callable[..., bytes]:
         """What packs a request of this body: of id, node, uid, gid, tid, then the values.
@@ -288,6 +283,17 @@ class Layout:
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
 
+        def single(id_: int, *values: Any) -> bytes:
+            if bool(id_) is faf:
+                raise FrameError(f"a request of class {class_:#x} with the id {id_}")
+            numbers = values[-1]
+            try:
+                frame = pack(size, VERSION, class_, type_, id_, *values[:-1], *numbers)
+                check(numbers)
+            except _UNFIT as exc:
+                raise _unfit(exc, f"a body of {self.kinds}") from None
+            return frame
+
         def general(id_: int, *values: Any) -> bytes:
             if bool(id_) is faf:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
@@ -302,7 +308,7 @@ class Layout:
                 raise FrameError(f"a frame of {len(frame)} bytes, where {FRAME_MAX} have room")
             return frame
 
-        return plain if self._plain else general
+        return plain if self._plain else single if self._single else general
 
     def _flatten(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], int]:
         """All numbers; what follows them, and its length."""
@@ -332,11 +338,14 @@ class Layout:
             length += size
         return numbers, tail, length
 
-    def _check(self, numbers: Sequence[Any]) -> None:
-        """What `struct` lets through: flags of 2, and images that it would cut or fill up."""
+    def _check_flags(self, numbers: Sequence[Any]) -> None:
         for at in self._flags:
             if numbers[at] > 1:
                 raise FrameError(f"{numbers[at]} where 0 or 1 belongs")
+
+    def _check(self, numbers: Sequence[Any]) -> None:
+        """What `struct` lets through: flags of 2, and images that it would cut or fill up."""
+        self._check_flags(numbers)
         for at in self._images:
             if len(numbers[at]) != ATTR_SIZE:
                 raise FrameError(f"attributes of {len(numbers[at])} bytes")
@@ -347,13 +356,15 @@ class Layout:
         Raises `FrameError` unless the body has exactly the length that its fields say.
         """
         fixed = self._fixed
-        if end - start < fixed.size or (self._plain and end - start != fixed.size):
+        rest = end - start - fixed.size
+        if rest < 0 or (rest and (self._plain or self._single)):
             raise FrameError(f"a body of {end - start} bytes, where {fixed.size} belong")
         numbers = fixed.unpack_from(datagram, start)
         if self._plain:
             return numbers
-        self._check(numbers)
-        return self._gather(numbers, datagram, start, end)
+        if self._flags:
+            self._check_flags(numbers)
+        return (numbers,) if self._single else self._gather(numbers, datagram, start, end)
 
     def _gather(
         self, numbers: tuple[Any, ...], datagram: memoryview, start: int, end: int

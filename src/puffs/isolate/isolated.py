@@ -18,7 +18,7 @@ from typing import Final
 
 from puffs.isolate import frames, messages
 from puffs.isolate.child import HELLO_ID, life
-from puffs.isolate.frames import FRAME_MAX, Class, FrameError, Own
+from puffs.isolate.frames import BUFFER_SIZE, REPLY_SIZE, REQUEST_SIZE, Class, FrameError, Own
 from puffs.isolate.isolation import Isolation
 from puffs.isolate.lines import Lines
 from puffs.isolate.peer import Peer
@@ -35,6 +35,8 @@ logger = logging.getLogger("puffs")
 
 GRACE_SECONDS: Final = 5.0
 """How long the process may take to end by itself, when all is over."""
+Answer = Callable[[BaseException | None], None]
+"""Tells the file server what became of what it has said: None, or why not."""
 _READ: Final = 1 << 16
 _NOTICES_MAX: Final = 1024
 """Flush operations under way; with more, what is said unasked is not listened to."""
@@ -91,7 +93,7 @@ class Isolated:
 
     def _hello(self, connection: socket.socket) -> Hello:
         """What the file server says when it has been built, however long that takes."""
-        datagram = memoryview(bytearray(FRAME_MAX + 1))
+        datagram = memoryview(bytearray(BUFFER_SIZE))
         poll = select.poll()
         poll.register(connection, select.POLLIN)
         poll.poll()
@@ -101,13 +103,13 @@ class Isolated:
             self._ended.wait()
             raise OSError(errno.EIO, f"{self} {self._why} before it was built")
         (at, end), *_ = frames.split(datagram, length)
-        reply = frames.reply(datagram, at, end)
-        if (reply.class_, reply.type, reply.id) != (Class.OWN, Own.HELLO, HELLO_ID):
+        *what, rv = frames.reply(datagram, at, end)
+        if what != [Class.OWN, Own.HELLO, HELLO_ID]:
             raise FrameError(f"{self} does not begin by saying what it is")
-        if reply.rv:
-            words, *_ = messages.FAULT.unpack(datagram, reply.start, reply.end)
-            raise OSError(reply.rv, messages.words_in(words))
-        return Hello.unpack(datagram, reply.start, reply.end)
+        if rv:
+            words, *_ = messages.FAULT.unpack(datagram, at + REPLY_SIZE, end)
+            raise OSError(rv, messages.words_in(words))
+        return Hello.unpack(datagram, at + REPLY_SIZE, end)
 
     def __str__(self) -> str:
         return f"the file server (process {self.pid})"
@@ -229,7 +231,7 @@ class Isolated:
 
     def _listen(self) -> bool:
         """Take one datagram of `upcalls`. False when nothing more will come."""
-        datagram = memoryview(bytearray(FRAME_MAX + 1))
+        datagram = memoryview(bytearray(BUFFER_SIZE))
         try:
             length = self._upcalls.recv_into(datagram, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -240,63 +242,65 @@ class Isolated:
             return False
         try:
             for at, end in frames.split(datagram, length):
-                self._said(frames.request(datagram, at, end), datagram)
+                self._said(datagram, at, end)
         except FrameError as exc:
             self._fault(f"what was said unasked: {exc}")
         return True
 
-    def _said(self, header: frames.Request, datagram: memoryview) -> None:
-        body = datagram, header.start, header.end
-        match header.class_:
+    def _said(self, datagram: memoryview, at: int, end: int) -> None:
+        class_, type_, id_, node, *_ = frames.request(datagram, at, end)
+        body = datagram, at + REQUEST_SIZE, end
+        answer = partial(self._answer, class_, type_, id_)
+        match class_:
             case Class.FLUSH:
-                start, end, named, name = messages.FLUSH.unpack(*body)
+                start, stop, named, name = messages.FLUSH.unpack(*body)
                 text = messages.text_in(name) if named else None
-                self._flush(header, start, end, text)
+                self._flush(node, FlushRequest(type_, None, start, stop, text), answer)
             case Class.UNMOUNT:
                 (force,) = messages.UNMOUNT.unpack(*body)
-                run = partial(self._unmount, header, bool(force))
+                run = partial(self._unmount, bool(force), answer)
                 threading.Thread(target=run, name="puffs-unmount", daemon=True).start()
-            case Class.OWN if header.type == Own.WAKE:
+            case Class.OWN if type_ == Own.WAKE:
                 (number,) = messages.WAKE.unpack(*body)
                 self.server.wakes.call(number)
             case _:
-                raise FrameError(f"a message of class {header.class_} and type {header.type}")
+                raise FrameError(f"a message of class {class_} and type {type_}")
 
-    def _flush(self, header: frames.Request, start: int, end: int, name: str | None) -> None:
-        node = self.peer.known.find(header.node)
-        if header.node and node is None:  # nobody knows it any more
-            self._answer(header, None)
+    def _flush(self, node: int, request: FlushRequest, answer: Answer) -> None:
+        known = self.peer.known.find(node)
+        if node and known is None:  # nobody knows it any more
+            answer(None)
             return
         try:
             if self._mount is None or self._notices >= _NOTICES_MAX:
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            notice = self._mount.flush(FlushRequest(header.type, node, start, end, name))
+            notice = self._mount.flush(request._replace(cookie=known))
         except OSError as exc:
-            self._answer(header, exc)
+            answer(exc)
             return
         self._notices += 1
 
         def told(notice: Future[None]) -> None:
             self._notices -= 1
-            self._answer(header, notice.exception())
+            answer(notice.exception())
 
         notice.add_done_callback(told)
 
-    def _unmount(self, header: frames.Request, force: bool) -> None:
+    def _unmount(self, force: bool, answer: Answer) -> None:
         try:
             if self._mount is not None:
                 self._mount.unmount(force)
         except OSError as exc:
-            self._answer(header, exc)
+            answer(exc)
         else:
-            self._answer(header, None)
+            answer(None)
 
-    def _answer(self, header: frames.Request, exc: BaseException | None) -> None:
-        code = exc.errno or errno.EIO if isinstance(exc, OSError) else errno.EIO if exc else 0
-        text = (str(exc.strerror) if isinstance(exc, OSError) else str(exc or "")).encode()
-        pack = messages.FAULT.replies(header.class_, header.type)
+    def _answer(self, class_: int, type_: int, id_: int, exc: BaseException | None) -> None:
+        code = 0 if exc is None else (exc.errno if isinstance(exc, OSError) else 0) or errno.EIO
+        text = str(exc.strerror if isinstance(exc, OSError) else exc or "").encode()
+        pack = messages.FAULT.replies(class_, type_)
         try:
-            frame = pack(header.id, code, text[: frames.TEXT_MAX], b"", 0, 0)
+            frame = pack(id_, code, text[: frames.TEXT_MAX], b"", 0, 0)
             self._upcalls.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except OSError as exc:
-            logger.debug("%s does not listen: %s", self, exc)
+        except OSError as failure:
+            logger.debug("%s does not listen: %s", self, failure)

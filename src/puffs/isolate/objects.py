@@ -21,13 +21,15 @@ NONE = 0
 FileId = tuple[int, int]
 
 
-class _Kept:
-    __slots__ = ("closed", "fileid", "told", "value")
+class _Values(dict[int, Any]):
+    def __missing__(self, id_: int) -> Any:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    def __init__(
-        self, value: Any, fileid: FileId = (0, 0), closed: Callable[[], None] | None = None
-    ) -> None:
-        self.value = value
+
+class _Kept:
+    __slots__ = ("closed", "fileid", "told")
+
+    def __init__(self, fileid: FileId = (0, 0), closed: Callable[[], None] | None = None) -> None:
         self.fileid = fileid
         self.closed = closed
         self.told = 1
@@ -42,7 +44,9 @@ class Objects:
     def __init__(self, fileid: Callable[[Cookie], FileId] | None) -> None:
         self._fileid = fileid
         self._lock = threading.Lock()
-        self._by_id: dict[int, _Kept] = {}
+        self.values: dict[int, Any] = _Values({NONE: None})
+        """The objects by their numbers: ESTALE for one that stands for none."""
+        self._kept: dict[int, _Kept] = {}
         self._ids: dict[Cookie, int] = {}
         self._numbers = count(NONE + 1)
 
@@ -51,7 +55,7 @@ class Objects:
         with self._lock:
             id_ = self._ids.get(cookie)
             if id_ is not None:
-                kept = self._by_id[id_]
+                kept = self._kept[id_]
                 kept.told += 1
                 return id_, kept.fileid
         fileid = self._asked(cookie)
@@ -59,9 +63,10 @@ class Objects:
             id_ = self._ids.get(cookie)
             if id_ is None:
                 id_ = self._ids[cookie] = next(self._numbers)
-                self._by_id[id_] = _Kept(cookie, fileid)
+                self._kept[id_] = _Kept(fileid)
+                self.values[id_] = cookie
             else:  # another thread was faster
-                self._by_id[id_].told += 1
+                self._kept[id_].told += 1
         return id_, fileid
 
     def _asked(self, cookie: Cookie) -> FileId:
@@ -88,50 +93,35 @@ class Objects:
         """
         id_ = next(self._numbers)
         with self._lock:
-            self._by_id[id_] = _Kept(value, closed=closed)
+            self._kept[id_] = _Kept(closed=closed)
+            self.values[id_] = value
         return id_
-
-    def __getitem__(self, id_: int) -> Any:
-        kept = self._by_id.get(id_)
-        if kept is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return kept.value
-
-    def file(self, id_: int) -> Any:
-        """An open file; None where it has no object."""
-        return None if id_ == NONE else self[id_]
 
     def take(self, id_: int) -> Any:
         """An open file that is given back, or a listing that is gone on with."""
         with self._lock:
-            kept = self._by_id.pop(id_, None)
-        return None if kept is None else kept.value
+            if self._kept.pop(id_, None) is None:
+                return None
+            return self.values.pop(id_)
 
     def drop(self, id_: int, told: int) -> bool:
         """The kernel half has forgotten an object of which it had been told so often. Whether that
         was all: it may be on its way there again.
         """
         with self._lock:
-            kept = self._by_id.get(id_)
+            kept = self._kept.get(id_)
             if kept is None:
                 return False
             kept.told -= told
             if kept.told > 0:
                 return False
-            del self._by_id[id_]
-            if self._ids.get(_hashable(kept.value)) == id_:
-                del self._ids[kept.value]
+            del self._kept[id_]
+            value = self.values.pop(id_)
+            if self.number_of(value) == id_:
+                del self._ids[value]
         if kept.closed is not None:
             kept.closed()
         return True
 
     def __len__(self) -> int:
-        return len(self._by_id)
-
-
-def _hashable(value: Any) -> Cookie:
-    try:
-        hash(value)
-    except TypeError:
-        return None
-    return value  # type: ignore[no-any-return]
+        return len(self._kept)

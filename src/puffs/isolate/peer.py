@@ -10,13 +10,13 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from puffs.isolate import frames, messages
 from puffs.isolate.far import Known
-from puffs.isolate.frames import FRAME_MAX, Class, FrameError, Own
+from puffs.isolate.frames import BUFFER_SIZE, FRAME_MAX, NOBODY, REPLY_SIZE, Class, FrameError, Own
 from puffs.isolate.rooms import Rooms
 from puffs.kernel.queues import Message, Place, Queues
 from puffs.server.cred import Requester
@@ -27,25 +27,41 @@ PATIENCE_US: Final = 2000
 """How long an answer is waited for in the receiving itself, in microseconds; then its host is
 served otherwise. (The kernel counts in ticks: it may be some milliseconds.)
 """
+# As plain numbers: members of an enumeration cost a microsecond to be joined.
+_AT_ONCE: Final = int(socket.MSG_DONTWAIT)
+_SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
 BAD_MAX: Final = 1000
 """After so many datagrams that are none, with nothing else between them, it is no file server."""
 
-Decode = Callable[[memoryview, int, int], Any]
-"""Makes the result of the body of a reply: of a datagram, where it begins and where it ends."""
+
+class Kind(NamedTuple):
+    """What the calls of one operation have in common.
+
+    `pack` makes a frame: of the id, the node, who asks (uid, gid, tid), and the values. `decode`
+    makes the result of the body of a reply: of a datagram, where it begins and where it ends.
+    """
+
+    operation: str
+    class_: int
+    type: int
+    pack: Callable[..., bytes]
+    decode: Callable[[memoryview, int, int], Any]
 
 
 class Call(Message):
-    """A message, and what its answer is to be.
-
-    `kind` is the class and type of its frames. `late` is called with a result that came when nobody
-    waited any more, to undo what it gave away. `endless`: it may take any time.
+    """A message that is to be answered: of a `kind`, about a `node`, asked for by `who`, with
+    `values`.
     """
 
-    kind: tuple[int, int]
-    late: Callable[[Any], None] | None = None
-    keep: Callable[[], None] | None = None
-    """What takes a copy of what `pack` looks at: it is called later than at once."""
+    faf = False
+    bulk = False
     endless = False
+    """It may take any time."""
+    late: Callable[[Any], None] | None = None
+    """Called with a result that came when nobody waited any more, to undo what it gave away."""
+    after: Callable[[Any], Any] | None = None
+    """Makes of the result what is the result then."""
     since = 0.0
     """When somebody began to wait for it in earnest, on the monotonic clock; 0: nobody has."""
     heard = 0
@@ -54,19 +70,32 @@ class Call(Message):
     def __init__(
         self,
         peer: "Peer",
-        kind: tuple[int, int],
-        operation: str,
-        pack: Callable[[int, int], bytes],
-        decode: Decode,
-        bulk: bool = False,
+        kind: Kind,
+        node: int = 0,
+        who: tuple[int, int, int] = NOBODY,
+        values: Sequence[Any] = (),
     ) -> None:
         self.peer = peer
         self.kind = kind
-        self.operation = operation
-        self.pack = pack
-        self.decode = decode
-        self.bulk = bulk
-        self.faf = False
+        self.node = node
+        self.who = who
+        self.values = values
+
+    @property
+    def operation(self) -> str:  # type: ignore[override]
+        """What is asked for."""
+        return self.kind.operation
+
+    def pack(self, id_: int, room: int) -> bytes:
+        """Its frame."""
+        return self.kind.pack(id_, self.node, *self.who, *self.values)
+
+    def decode(self, datagram: memoryview, at: int, end: int) -> Any:
+        """Its result, of the body of the reply."""
+        return self.kind.decode(datagram, at, end)
+
+    def keep(self) -> None:
+        """It is packed later than at once: what `pack` looks at must be there then."""
 
     def wait(self) -> Any:
         """The result, waited for on this thread."""
@@ -74,8 +103,7 @@ class Call(Message):
 
     def then(self, function: Callable[[Any], Any]) -> "Call":
         """The same with a further step, on the thread that brings the answer."""
-        decode = self.decode
-        self.decode = lambda datagram, at, end: function(decode(datagram, at, end))
+        self.after = function
         return self
 
 
@@ -108,8 +136,7 @@ class Peer:
         self._seconds = seconds
         self._fault = fault
         self._gone = gone
-        # One byte more than may come, so that it is noticed.
-        self._buffer = memoryview(bytearray(FRAME_MAX + 1))
+        self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._sending = threading.Lock()
         self._leading = threading.Lock()
         """Held by the thread that receives."""
@@ -144,7 +171,7 @@ class Peer:
                     return
                 frame = batch[0].frame if len(batch) == 1 else b"".join(m.frame for m in batch)
                 try:
-                    self._connection.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    self._connection.send(frame, _SEND)
                 except BlockingIOError:
                     queues.unfetch(batch)
                     return
@@ -156,13 +183,14 @@ class Peer:
     def begin(self, call: Call) -> None:
         """Send a call, for whose answer nobody waits yet."""
         self.queues.send(call)
-        if call.place is Place.PARKED and call.keep is not None:
+        if call.place is Place.PARKED:
             call.keep()
         self.flush()
 
     def step(self, call: Call) -> Any:
         """Send a call, and receive its answer if that comes at once. See `Stepper`."""
-        self._free_lent()
+        if self._lent:
+            self._free_lent()
         self.begin(call)
         queues = self.queues
         if queues.waiters == 1 and self._leading.acquire(blocking=False):
@@ -205,7 +233,7 @@ class Peer:
             self.fire(
                 Message(
                     "interrupt",
-                    lambda _id, _room: _INTERRUPT(0, 0, *frames.NOBODY, call.id),
+                    lambda _id, _room: _INTERRUPT(0, 0, *NOBODY, call.id),
                     faf=True,
                 )
             )
@@ -214,7 +242,7 @@ class Peer:
         """Receive what there is, and send what could not be sent before."""
         self._free_lent()
         with self._leading:
-            while self._receive(socket.MSG_DONTWAIT):
+            while self._receive(_AT_ONCE):
                 pass
         self.flush()
 
@@ -288,7 +316,7 @@ class Peer:
             # After a tick that has ended the call, there is something to be woken by: an interrupt
             # that was sent, or the end of the connection.
             poll.poll(None if seconds is None else seconds * 1000)
-            while self._receive(socket.MSG_DONTWAIT):
+            while self._receive(_AT_ONCE):
                 pass
             self.flush()
 
@@ -321,21 +349,23 @@ class Peer:
         return True
 
     def _answered(self, at: int, end: int) -> None:
-        reply = frames.reply(self._buffer, at, end)
+        class_, type_, id_, rv = frames.reply(self._buffer, at, end)
         try:
-            call = self.queues.answer(reply.id)
+            call = self.queues.answer(id_)
         except LookupError as exc:
             raise FrameError(str(exc)) from None
         assert isinstance(call, Call)
         result: Any = None
         error: BaseException | None = None
         try:
-            if (reply.class_, reply.type) != call.kind:
+            if type_ != call.kind.type or class_ != call.kind.class_:
                 raise FrameError("the answer to another operation")
-            if reply.rv:
-                error = self._error(call, reply)
+            if rv:
+                error = self._error(rv, at + REPLY_SIZE, end)
             else:
-                result = call.decode(self._buffer, reply.start, reply.end)
+                result = call.decode(self._buffer, at + REPLY_SIZE, end)
+                if call.after is not None:
+                    result = call.after(result)
         except FrameError as exc:
             error = ProtocolFault("ERROR", f"{call.operation}: {exc}")
         except Exception as exc:
@@ -344,15 +374,15 @@ class Peer:
         if not waited_for and error is None and call.late is not None:
             call.late(result)
 
-    def _error(self, call: Call, reply: frames.Reply) -> OSError:
+    def _error(self, rv: int, at: int, end: int) -> OSError:
         """What a call has failed with."""
-        words, kind, hint, id_ = messages.FAULT.unpack(self._buffer, reply.start, reply.end)
+        words, kind, hint, id_ = messages.FAULT.unpack(self._buffer, at, end)
         text = messages.words_in(words)
         if not len(kind):
-            return OSError(reply.rv, text)
-        if not (0 < reply.rv <= MAX_ERRNO and 0 < hint <= MAX_ERRNO):
-            raise FrameError(f"a fault with the errno {reply.rv} and the hint {hint}")
-        return ProtocolFault(messages.words_in(kind), text, hint, self.known.find(id_), reply.rv)
+            return OSError(rv, text)
+        if not (0 < rv <= MAX_ERRNO and 0 < hint <= MAX_ERRNO):
+            raise FrameError(f"a fault with the errno {rv} and the hint {hint}")
+        return ProtocolFault(messages.words_in(kind), text, hint, self.known.find(id_), rv)
 
     def _free_lent(self) -> None:
         while self._lent:
@@ -390,15 +420,16 @@ class Peer:
         """Ask whether anybody is there."""
         if self._pinged is not None and not self._pinged.over:
             return
-        self._pinged = ping = Call(self, _PING, "ping", _pack_ping, messages.PING.unpack)
+        self._pinged = ping = Call(self, _PING)
         ping.endless = True
         self.begin(ping)
 
 
-_PING: Final = (int(Class.OWN), int(Own.PING))
+_PING: Final = Kind(
+    "ping",
+    Class.OWN,
+    Own.PING,
+    messages.PING.requests(Class.OWN, Own.PING),
+    messages.PING.unpack,
+)
 _INTERRUPT: Final = messages.INTERRUPT.requests(Class.OWN, Own.INTERRUPT, faf=True)
-_ping_frame: Final = messages.PING.requests(*_PING)
-
-
-def _pack_ping(id_: int, _room: int) -> bytes:
-    return _ping_frame(id_, 0, *frames.NOBODY)

@@ -7,7 +7,7 @@ that is fire and forget returns nothing.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -15,15 +15,12 @@ from puffs.isolate import frames, messages
 from puffs.isolate.far import Far
 from puffs.isolate.frames import INLINE_MAX, Class, FrameError, Own
 from puffs.isolate.messages import ROWS, Row
-from puffs.isolate.peer import Call, Decode, Peer
+from puffs.isolate.peer import Call, Kind, Peer
 from puffs.kernel.directory import Part
 from puffs.kernel.queues import Message
 from puffs.server.cred import requester
 from puffs.server.operations import Operations
-from puffs.server.types import Buffer, DirEntry, Entry, Lock
-
-Pack = Callable[[int, int], bytes]
-"""Packs a frame: of its id and the room for its data."""
+from puffs.server.types import DirEntry, Entry, Lock
 
 _TYPE_SHIFT: Final = 12
 """From `st_mode` to the file type alone, as listings have it."""
@@ -64,12 +61,15 @@ class Remote:
         self.name = hello.name
         self.name_ttl, self.attr_ttl, self.negative_ttl = hello.lifetimes
         self.fhsize, self.fhflags = hello.fhsize, hello.fhflags
+        more = messages.MORE.requests(Class.OWN, Own.MORE)
+        self._kind_of_more = Kind("readdir", Class.OWN, Own.MORE, more, self._decode_more)
         self._results: Final[Mapping[str, Callable[..., Any]]] = {
             "": _nothing,
             "node": self._node,
             "entry": self._entry,
             "created": self._created,
             "open": self._open,
+            "data": _itself,
             "amount": int,
             "position": int,
             "events": int,
@@ -99,6 +99,7 @@ class Remote:
             "write": self._write,
             "advlock": self._advlock,
             "reclaim": self._reclaim,
+            "snapshot": self._snapshot,
         }
         made: dict[str, Callable[..., Any]] = {}
         for name in self._implemented & ROWS.keys():
@@ -110,89 +111,77 @@ class Remote:
 
     # ----------------------------------------------------------------------------------- operations
 
-    def _packer(self, row: Row, faf: bool = False) -> Callable[..., Pack]:
-        """What makes, of the arguments of an operation, that which packs its frame."""
-        pack = row.request.requests(row.class_, row.type, faf=faf)
-        outs = [self._out.get(sort) for sort in row.sorts]
+    def _kind(self, row: Row) -> Kind:
+        pack = row.request.requests(row.class_, row.type)
+        return Kind(row.name, row.class_, row.type, pack, self._decode(row))
+
+    def _values(self, row: Row) -> Callable[[tuple[Any, ...]], tuple[int, Sequence[Any]]]:
+        """What makes fields of the arguments of an operation: of the node in the header, and of
+        what is in the body.
+        """
         about_node = row.about_node
+        outs = [
+            (at, out)
+            for at, sort in enumerate(row.sorts[about_node:])
+            if (out := self._out.get(sort)) is not None
+        ]
 
-        def packer(*args: Any) -> Pack:
-            values = [arg if out is None else out(arg) for out, arg in zip(outs, args, strict=True)]
-            node = values.pop(0) if about_node else 0
-            who = _caller()
-            return lambda id_, _room: pack(id_, node, *who, *values)
+        def values_of(args: tuple[Any, ...]) -> tuple[int, Sequence[Any]]:
+            if about_node:
+                node, *values = args
+                id_ = node.id
+            else:
+                id_, values = 0, [*args]
+            for at, out in outs:
+                values[at] = out(values[at])
+            return id_, values
 
-        return packer
+        return values_of
 
     def _plain(self, row: Row) -> Callable[..., Call]:
-        peer, packer, decode = self._peer, self._packer(row), self._decode(row)
-        name, kind = row.name, (row.class_, row.type)
+        peer, known, kind, values_of = self._peer, self.known, self._kind(row), self._values(row)
 
         def operation(*args: Any) -> Call:
-            self._drop()
-            return Call(peer, kind, name, packer(*args), decode)
+            if known.collected:
+                self._drop()
+            id_, values = values_of(args)
+            return Call(peer, kind, id_, _caller(), values)
 
         return operation
 
     def _fire(self, row: Row) -> Callable[..., None]:
-        peer, packer, name = self._peer, self._packer(row, faf=True), row.name
+        peer, known, values_of = self._peer, self.known, self._values(row)
+        pack = row.request.requests(row.class_, row.type, faf=True)
 
         def operation(*args: Any) -> None:
-            self._drop()
-            peer.fire(Message(name, packer(*args), faf=True))
+            if known.collected:
+                self._drop()
+            id_, values = values_of(args)
+            frame = pack(0, id_, *_caller(), *values)
+            peer.fire(Message(row.name, partial(_packed, frame), faf=True))
 
         return operation
 
     def _read(self, row: Row) -> Callable[..., Call]:
-        """What is larger than a frame comes in a room of shared memory."""
-        peer, rooms = self._peer, self._peer.rooms
-        pack = row.request.requests(row.class_, row.type)
-        unpack, kind = row.reply.unpack, (row.class_, row.type)
+        peer, known, kind = self._peer, self.known, self._kind(row)
 
         def read(node: Far, offset: int, size: int, file: Far | None) -> Call:
-            self._drop()
-            who, id_of_file = _caller(), _id_of(file)
-
-            def packed(id_: int, room: int) -> bytes:
-                return pack(id_, node.id, *who, offset, size, id_of_file, room)
-
-            def decode(datagram: memoryview, at: int, end: int) -> memoryview:
-                ((room, length, inline),) = unpack(datagram, at, end)
-                if room < 0:
-                    return memoryview(inline)
-                if room != call.room or len(inline):
-                    raise FrameError(f"data in room {room}, which it was not given")
-                return rooms.view(room, length)
-
-            call = Call(peer, kind, "read", packed, decode, size > INLINE_MAX)
+            if known.collected:
+                self._drop()
+            call = _Read(peer, kind, node.id, _caller(), (offset, size, _id_of(file)))
+            call.bulk = size > INLINE_MAX
             return call
 
         return read
 
     def _write(self, row: Row) -> Callable[..., Call]:
-        """What is larger than a frame goes in a room of shared memory."""
-        peer, rooms = self._peer, self._peer.rooms
-        pack = row.request.requests(row.class_, row.type)
-        decode, kind = self._decode(row), (row.class_, row.type)
+        peer, known, kind = self._peer, self.known, self._kind(row)
 
         def write(node: Far, offset: int, data: memoryview, file: Far | None) -> Call:
-            self._drop()
-            who, id_of_file, length = _caller(), _id_of(file), len(data)
-            image: list[Buffer] = [data]
-
-            def packed(id_: int, room: int) -> bytes:
-                if room < 0:
-                    where = (-1, length, image[0])
-                else:
-                    rooms.view(room, length)[:] = image[0]
-                    where = (room, length, b"")
-                return pack(id_, node.id, *who, offset, where, id_of_file)
-
-            def keep() -> None:
-                image[0] = bytes(data)
-
-            call = Call(peer, kind, "write", packed, decode, length > INLINE_MAX)
-            call.keep = keep
+            if known.collected:
+                self._drop()
+            call = _Write(peer, kind, node.id, _caller(), (offset, data, _id_of(file)))
+            call.bulk = len(data) > INLINE_MAX
             return call
 
         return write
@@ -211,25 +200,36 @@ class Remote:
 
         return advlock
 
+    def _snapshot(self, row: Row) -> Callable[..., Call]:
+        """It may take any time."""
+        plain = self._plain(row)
+
+        def snapshot(destination: str) -> Call:
+            call = plain(destination)
+            call.endless = True
+            return call
+
+        return snapshot
+
     def _reclaim(self, row: Row) -> Callable[..., None]:
         """With it goes how often the node had come (2.4, 2.9)."""
         peer, pack = self._peer, row.request.requests(row.class_, row.type, faf=True)
 
         def reclaim(node: Far) -> None:
-            told, who = self.known.give_back(node), _caller()
-            peer.fire(Message("reclaim", lambda _id, _room: pack(0, node.id, *who, told), faf=True))
+            frame = pack(0, node.id, *_caller(), self.known.give_back(node))
+            peer.fire(Message(row.name, partial(_packed, frame), faf=True))
 
         return reclaim
 
     def _drop(self) -> None:
         """Tell the file server what is not known here any more, with whatever is sent next."""
-        while self.known.any_dropped and (pairs := self.known.dropped(frames.PAIRS_MAX)):
-            body = frames.pack_pairs(pairs)
-            self._peer.queues.send(Message("drop", partial(_pack_drop, body), faf=True))
+        while pairs := self.known.dropped(frames.PAIRS_MAX):
+            frame = _DROP(0, 0, *frames.NOBODY, frames.pack_pairs(pairs))
+            self._peer.queues.send(Message("drop", partial(_packed, frame), faf=True))
 
     # -------------------------------------------------------------------------------------- results
 
-    def _decode(self, row: Row) -> Decode:
+    def _decode(self, row: Row) -> Callable[[memoryview, int, int], Any]:
         """What makes the result of a reply's body."""
         unpack, result, optional = row.reply.unpack, self._results[row.result], row.optional
 
@@ -278,13 +278,39 @@ class Remote:
             yield DirEntry(os.fsdecode(name), type_ << _TYPE_SHIFT, ino, next_, given)
 
     def _more(self, rest: Far) -> Call:
-        def packed(id_: int, _room: int) -> bytes:
-            return _MORE(id_, 0, *frames.NOBODY, rest.id)
+        """Asks for the rest of a listing."""
+        return Call(self._peer, self._kind_of_more, values=(rest.id,))
 
-        def decode(datagram: memoryview, at: int, end: int) -> Part:
-            return self._listing(*messages.MORE_REPLY.unpack(datagram, at, end))
+    def _decode_more(self, datagram: memoryview, at: int, end: int) -> Part:
+        return self._listing(*messages.MORE_REPLY.unpack(datagram, at, end))
 
-        return Call(self._peer, (Class.OWN, Own.MORE), "readdir", packed, decode)
+
+class _Read(Call):
+    """What is larger than a frame comes in a room of shared memory."""
+
+    def pack(self, id_: int, room: int) -> bytes:
+        return self.kind.pack(id_, self.node, *self.who, *self.values, room)
+
+    def decode(self, datagram: memoryview, at: int, end: int) -> memoryview:
+        ((room, length, inline),) = self.kind.decode(datagram, at, end)
+        if room == self.room and (room < 0 or not len(inline)):
+            return inline if room < 0 else self.peer.rooms.view(room, length)
+        raise FrameError(f"{length} bytes in room {room} and {len(inline)} beside it")
+
+
+class _Write(Call):
+    """What is larger than a frame goes in a room of shared memory."""
+
+    def pack(self, id_: int, room: int) -> bytes:
+        offset, data, file = self.values
+        where = (room, len(data), b"" if room >= 0 else data)
+        if room >= 0:
+            self.peer.rooms.view(room, len(data))[:] = data
+        return self.kind.pack(id_, self.node, *self.who, offset, where, file)
+
+    def keep(self) -> None:
+        offset, data, file = self.values
+        self.values = (offset, bytes(data), file)
 
 
 class Wakes:
@@ -317,11 +343,10 @@ class Wakes:
 
 
 _DROP: Final = messages.DROP.requests(Class.OWN, Own.DROP, faf=True)
-_MORE: Final = messages.MORE.requests(Class.OWN, Own.MORE)
 
 
-def _pack_drop(body: bytes, id_: int, _room: int) -> bytes:
-    return _DROP(id_, 0, *frames.NOBODY, body)
+def _packed(frame: bytes, _id: int, _room: int) -> bytes:
+    return frame
 
 
 def _caller() -> tuple[int, int, int]:
@@ -343,6 +368,10 @@ def _id_of(thing: object) -> int:
 def _fileid(node: Far) -> tuple[int, int]:
     """It came with the node."""
     return node.fileid
+
+
+def _itself(field: Any) -> Any:
+    return (field,)
 
 
 def _nothing() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from puffs.isolate import frames, messages
 from puffs.isolate.answers import Answers, Args
-from puffs.isolate.frames import FRAME_MAX, Class, FrameError, Own
+from puffs.isolate.frames import BUFFER_SIZE, REQUEST_SIZE, Class, FrameError, Own
 from puffs.isolate.messages import ROWS, Row
 from puffs.isolate.objects import Objects
 from puffs.isolate.rooms import Rooms
@@ -29,23 +29,24 @@ from puffs.server.types import Cookie, Entry, Suspend
 
 logger = logging.getLogger("puffs")
 
-Handler = Callable[[frames.Request, memoryview], None]
+Handler = Callable[[int, int, memoryview, int, int], None]
+"""Serves one message: is given its id, its node, and where in which datagram its body is."""
 
 
 class Asker:
-    """Who has asked for what is under way on one thread (`puffs.server.cred.Requester`)."""
+    """Who has asked for what is under way (`puffs.server.cred.Requester`)."""
 
     __slots__ = ("header",)
 
-    def __init__(self, header: frames.Request | None = None) -> None:
+    def __init__(self, header: frames.Request = (0, 0, 0, 0, *frames.NOBODY)) -> None:
         self.header = header
 
     def cred(self) -> Cred:
         """The caller."""
-        header = self.header
-        if header is None or (header.uid, header.gid, header.tid) == frames.NOBODY:
+        who = self.header[4:]
+        if who == frames.NOBODY:
             raise LookupError("nobody called this operation: it comes from the kernel half")
-        return Cred(header.uid, header.gid, header.tid)
+        return Cred(*who)
 
 
 class Dispatch:
@@ -78,10 +79,11 @@ class Dispatch:
         self._answers = Answers(self._objects, rooms, close, (server.fhsize, server.fhflags))
         self._under_way: dict[int, Asker] = {}
         """Who asked for operations that wait, by the ids of their messages."""
+        value = self._objects.values.__getitem__
         self._in: Final[Mapping[str, Callable[[Any], Any]]] = {
             **messages.IN,
-            "node": self._objects.__getitem__,
-            "file": self._objects.file,
+            "node": value,
+            "file": value,
             "data": self._data,
             "mount": lambda field: mount(messages.text_in(field)),
             "wake": lambda number: (lambda: wake(number)) if number else None,
@@ -96,26 +98,25 @@ class Dispatch:
         """The number by which the kernel half knows a cookie, 0 if it does not."""
         operations = completed(ops)
         for name in operations.keys() & ROWS.keys():
-            self._handlers[ROWS[name].class_, ROWS[name].type] = self._handler(
-                ROWS[name], operations[name]
-            )
+            row = ROWS[name]
+            self._handlers[row.class_, row.type] = self._handler(row, operations[name])
 
     def datagram(self, datagram: memoryview, length: int, asker: Asker) -> None:
         """Serve what came, on this thread; `asker` is told for whom."""
         try:
             for at, end in frames.split(datagram, length):
                 asker.header = header = frames.request(datagram, at, end)
-                handler = self._handlers.get((header.class_, header.type))
+                handler = self._handlers.get(header[:2])
                 if handler is None:
-                    raise FrameError(f"a message of class {header.class_} and type {header.type}")
-                handler(header, datagram)
+                    raise FrameError(f"a message of class {header[0]} and type {header[1]}")
+                handler(header[2], header[3], datagram, at + REQUEST_SIZE, end)
         except FrameError as exc:
             logger.error("what the kernel half has sent cannot be served: %s", exc)
 
     def _send(self, frame: bytes) -> None:
         """Send a reply; that nobody wants it any more, the loop will find out."""
         try:
-            self._connection.send(frame, socket.MSG_NOSIGNAL)
+            self._connection.send(frame, _NO_SIGNAL)
         except OSError as exc:
             if exc.errno not in _OVER:
                 raise
@@ -125,64 +126,68 @@ class Dispatch:
     def _handler(self, row: Row, operation: Callable[..., Any]) -> Handler:
         if row.name == "reclaim":
             return self._reclaim(row, operation)
-        args_of = self._args(row)
+        if row.operation.faf and row.name not in messages.ANSWERED:
+            return self._unanswered(row, operation)
+        args_of, send = self._args(row), self._send
         answer, failure = self._answers.packer(row), self._answers.failure(row)
+        own = len(row.operation.args)
 
-        def handler(header: frames.Request, datagram: memoryview) -> None:
+        def handler(id_: int, node: int, datagram: memoryview, at: int, end: int) -> None:
             try:
-                values, more = args_of(header, datagram)
-                result = operation(*values)
+                args = args_of(node, datagram, at, end)
+                result = operation(*args[:own])
                 if type(result) is CoroutineType:
-                    result = self._stepped(result, header, partial(later, header, values + more))
+                    result = self._stepped(result, id_, partial(later, id_, args))
                     if result is WAITING:
                         return
-                frame = answer(header.id, result, values + more)
+                frame = answer(id_, result, args)
             except BaseException as exc:  # sys.exit() there is a mistake as any other
-                frame = failure(header.id, exc)
-            self._send(frame)
+                frame = failure(id_, exc)
+            send(frame)
 
-        def later(
-            header: frames.Request, args: Args, result: Any, error: BaseException | None
-        ) -> None:
-            del self._under_way[header.id]
+        def later(id_: int, args: Args, result: Any, error: BaseException | None) -> None:
+            del self._under_way[id_]
             try:
-                frame = (
-                    answer(header.id, result, args) if error is None else failure(header.id, error)
-                )
+                frame = answer(id_, result, args) if error is None else failure(id_, error)
             except BaseException as exc:
-                frame = failure(header.id, exc)
-            self._send(frame)
+                frame = failure(id_, exc)
+            send(frame)
 
-        def unanswered(header: frames.Request, datagram: memoryview) -> None:
+        return handler
+
+    def _unanswered(self, row: Row, operation: Callable[..., Any]) -> Handler:
+        """A handler of what is fire and forget."""
+        args_of = self._args(row)
+
+        def handler(_id: int, node: int, datagram: memoryview, at: int, end: int) -> None:
             try:
-                values, _ = args_of(header, datagram)
+                args = args_of(node, datagram, at, end)
             except (OSError, FrameError) as exc:
                 logger.error("%s could not be called: %s", row.name, exc)
             else:
-                self._aside(row.name, operation, *values)
+                self._aside(row.name, operation, *args)
 
-        return unanswered if row.operation.faf and row.name not in messages.ANSWERED else handler
+        return handler
 
-    def _args(self, row: Row) -> Callable[[frames.Request, memoryview], tuple[Args, Args]]:
-        """What takes the arguments of an operation from its message, and what else is there."""
-        unpack, objects, about_node = row.request.unpack, self._objects, row.about_node
+    def _args(self, row: Row) -> Callable[[int, memoryview, int, int], Args]:
+        """What takes the arguments of an operation from its message, and behind them what else is
+        in there.
+        """
+        unpack, values, about_node = row.request.unpack, self._objects.values, row.about_node
         into = dict(self._in)
         if row.name in ("close", "closedir"):
-            into["file"] = objects.take  # it is known no more
-        conversions = [into.get(sort) for sort in row.sorts[about_node:]]
+            into["file"] = self._objects.take  # it is known no more
         if row.name == "suspend":
-            conversions = [Suspend]
-        own = len(conversions)
+            into["signed"] = Suspend
+        conversions = [
+            (at, into[sort]) for at, sort in enumerate(row.sorts[about_node:]) if sort in into
+        ]
 
-        def args_of(header: frames.Request, datagram: memoryview) -> tuple[Args, Args]:
-            fields = unpack(datagram, header.start, header.end)
-            values = [
-                field if convert is None else convert(field)
-                for convert, field in zip(conversions, fields, strict=False)
-            ]
-            if about_node:
-                values.insert(0, objects[header.node])
-            return tuple(values), tuple(fields[own:])
+        def args_of(node: int, datagram: memoryview, at: int, end: int) -> Args:
+            args = [*unpack(datagram, at, end)]
+            for place, convert in conversions:
+                args[place] = convert(args[place])
+            return [values[node], *args] if about_node else args
 
         return args_of
 
@@ -193,13 +198,15 @@ class Dispatch:
             return memoryview(bytes(inline))
         return self._rooms.view(room, length).toreadonly()
 
-    def _stepped(self, begun: Any, header: frames.Request, later: Done) -> Any:
+    def _stepped(self, begun: Any, id_: int, later: Done) -> Any:
         """Run what an `async def` has begun, to its end or to where it waits."""
         if self._stepper is None:
             return finish(begun)
+        asker = requester.get()
+        assert isinstance(asker, Asker)
         result = self._stepper.step(begun)
         if result is WAITING:
-            self._under_way[header.id] = who = Asker(header)
+            self._under_way[id_] = who = Asker(asker.header)
             self._stepper.adopt(who, later)
         return result
 
@@ -218,43 +225,44 @@ class Dispatch:
         """A node that is on its way there again is not reclaimed (2.9)."""
         unpack, objects = row.request.unpack, self._objects
 
-        def reclaim(header: frames.Request, datagram: memoryview) -> None:
-            (told,) = unpack(datagram, header.start, header.end)
-            cookie = objects[header.node]
-            if objects.drop(header.node, told):
+        def handler(_id: int, node: int, datagram: memoryview, at: int, end: int) -> None:
+            (told,) = unpack(datagram, at, end)
+            cookie = objects.values[node]
+            if objects.drop(node, told):
                 self._aside(row.name, operation, cookie)
 
-        return reclaim
+        return handler
 
     # ------------------------------------------------------------------------- messages of our own
 
-    def _drop(self, header: frames.Request, datagram: memoryview) -> None:
-        (pairs,) = messages.DROP.unpack(datagram, header.start, header.end)
-        for id_, told in frames.unpack_pairs(pairs):
-            self._objects.drop(id_, told)
+    def _drop(self, _id: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
+        (pairs,) = messages.DROP.unpack(datagram, at, end)
+        for object_, told in frames.unpack_pairs(pairs):
+            self._objects.drop(object_, told)
 
-    def _interrupt(self, header: frames.Request, datagram: memoryview) -> None:
-        (id_,) = messages.INTERRUPT.unpack(datagram, header.start, header.end)
+    def _interrupt(self, _id: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
+        (id_,) = messages.INTERRUPT.unpack(datagram, at, end)
         who = self._under_way.get(id_)
         if who is not None and self._stepper is not None:
             self._stepper.cancel(who)
 
-    def _more(self, header: frames.Request, datagram: memoryview) -> None:
+    def _more(self, id_: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
         try:
-            (id_,) = messages.MORE.unpack(datagram, header.start, header.end)
-            rest = self._objects.take(id_)
+            (number,) = messages.MORE.unpack(datagram, at, end)
+            rest = self._objects.take(number)
             if rest is None:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            frame = _pack_more(header.id, 0, self._answers.part(*rest))
+            frame = _pack_more(id_, 0, self._answers.part(*rest))
         except BaseException as exc:
-            frame = self._answers.failure(_MORE)(header.id, exc)
+            frame = self._answers.failure(_MORE)(id_, exc)
         self._send(frame)
 
-    def _ping(self, header: frames.Request, datagram: memoryview) -> None:
-        messages.PING.unpack(datagram, header.start, header.end)
-        self._send(_pack_ping(header.id, 0))
+    def _ping(self, id_: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
+        messages.PING.unpack(datagram, at, end)
+        self._send(_pack_ping(id_, 0))
 
 
+_NO_SIGNAL: Final = int(socket.MSG_NOSIGNAL)
 _OVER: Final = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN))
 _pack_more: Final = messages.MORE_REPLY.replies(Class.OWN, Own.MORE)
 _pack_ping: Final = messages.PING.replies(Class.OWN, Own.PING)
@@ -339,7 +347,7 @@ def serve(dispatch: Dispatch, connection: socket.socket, threads: int) -> None:
 
 
 def _serve(dispatch: Dispatch, connection: socket.socket) -> None:
-    buffer, asker = memoryview(bytearray(FRAME_MAX + 1)), Asker()
+    buffer, asker = memoryview(bytearray(BUFFER_SIZE)), Asker()
     requester.set(asker)
     datagram, receive = dispatch.datagram, connection.recv_into
     while True:
@@ -362,7 +370,7 @@ async def serve_async(make: Callable[[Stepper], Dispatch], connection: socket.so
     ended = loop.create_future()
     stepper = AsyncioStepper(loop)
     dispatch = make(stepper)
-    buffer, asker = memoryview(bytearray(FRAME_MAX + 1)), Asker()
+    buffer, asker = memoryview(bytearray(BUFFER_SIZE)), Asker()
 
     def receive() -> None:
         token = requester.set(asker)

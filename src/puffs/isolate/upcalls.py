@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import count
 
 from puffs.isolate import frames, messages
-from puffs.isolate.frames import FRAME_MAX, Class, FrameError, Own
+from puffs.isolate.frames import BUFFER_SIZE, REPLY_SIZE, Class, FrameError, Own
 from puffs.kernel.flush import Flushing, FlushRequest, check
 from puffs.kernel.notice import Notice, done
 
@@ -73,7 +73,7 @@ class Upcalls:
             self._end()
 
     def _receive(self) -> None:
-        buffer = memoryview(bytearray(FRAME_MAX + 1))
+        buffer = memoryview(bytearray(BUFFER_SIZE))
         while True:
             try:
                 length = self._connection.recv_into(buffer)
@@ -84,19 +84,20 @@ class Upcalls:
                 return
             try:
                 for at, end in frames.split(buffer, length):
-                    self._answered(frames.reply(buffer, at, end), buffer)
+                    self._answered(buffer, at, end)
             except FrameError as exc:
                 logger.error("what the kernel half has answered cannot be read: %s", exc)
 
-    def _answered(self, reply: frames.Reply, datagram: memoryview) -> None:
-        words, *_ = messages.FAULT.unpack(datagram, reply.start, reply.end)
+    def _answered(self, datagram: memoryview, at: int, end: int) -> None:
+        _, _, id_, rv = frames.reply(datagram, at, end)
+        words, *_ = messages.FAULT.unpack(datagram, at + REPLY_SIZE, end)
         with self._lock:
-            notice = self._waiting.pop(reply.id, None)
+            notice = self._waiting.pop(id_, None)
         if notice is None:
             return
-        if reply.rv:
-            text = messages.words_in(words) or os.strerror(reply.rv)
-            notice.set_exception(OSError(reply.rv, text))
+        if rv:
+            text = messages.words_in(words) or os.strerror(rv)
+            notice.set_exception(OSError(rv, text))
         else:
             notice.set_result(None)
 

@@ -3,30 +3,32 @@
 A message goes from `touser` to the file server, and waits in `replywait` until it is answered. One
 that needs a place for bulk data is `parked` until there is one. Nothing here knows how a message is
 sent: a transport takes messages by `fetch` and brings answers by `answer` and `complete`. Any
-thread may do any of this.
+thread may do any of this; but what one has fetched it sends, or gives back, before another fetches.
 
 Invariants:
 - the file server sees messages in the order in which they were put on `touser` (Q6);
 - a message is completed exactly once: by its answer, by an interrupt, or by the file server's
   death; what comes afterwards changes nothing (6.2, item 20);
+- a message that is not over is on one queue, which its `place` names; one whose waiter has gone
+  stays on `replywait` (Q7);
+- a room is free or belongs to one message, for as long as its waiter or the file server may look at
+  it; none is free while a message is parked;
 - `waiters` counts the messages that somebody waits for; fire and forget is not among them (Q8).
 """
 
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from errno import E2BIG, EINTR, ENXIO, EWOULDBLOCK
 from typing import Any, Final
 
-from puffs.server.stepping import Deferred
+from puffs.server.errors import logger
+from puffs.server.stepping import Deferred, Done
 
 FAF_ID: Final = 0
 """The id of messages that are not answered (Q1)."""
-
-Completed = Callable[[Any, BaseException | None], None]
-"""Is given the result of a message, or what it has failed with."""
 
 
 class Place(Enum):
@@ -46,23 +48,26 @@ class Place(Enum):
     """Completed, or fetched and never to be answered."""
 
 
-_OVER: Final = (Place.LEFT, Place.DONE)
+# To look a member up costs 0.1 µs in Python 3.11, and each message would need four.
+_NOWHERE, _PARKED, _TOUSER, _REPLYWAIT, _LEFT, _DONE = Place
+_OVER: Final = (_LEFT, _DONE)
 
 
 class Message(Deferred):
     """One message to a file server.
 
-    `pack` makes its frame: of the id, and of the number of its room for data, -1 if it has none.
-    `bulk` says that it needs one. `faf`: nobody waits, and nobody answers. `completed`, if it is
-    set before, is called on the thread that brings the answer (Q9).
+    `pack` makes its frame: of the id, and of the number of its room for data, -1 if it has none. It
+    is called with the lock of the queues held: it takes no lock, and sends nothing. `bulk` says
+    that it needs a room. `faf`: nobody waits, and nobody answers. `completed`, if it is set before
+    it is sent, is called on the thread that ends it (Q9); see also `Queues.adopt`.
     """
 
     # Most of these are never set: it is one of the things made for each request.
-    completed: Completed | None = None
+    completed: Done | None = None
     id = FAF_ID
     room = -1
     frame = b""
-    place = Place.NOWHERE
+    place = _NOWHERE
     result: Any = None
     error: BaseException | None = None
 
@@ -117,35 +122,32 @@ class Queues:
         """Put a message on its way.
 
         Raises `OSError`: ENXIO when the file server is dead (Q5), EINTR when the caller is to end
-        anyway (Q3). Fire and forget is neither refused nor interrupted: it is delivered (6.2, item
-        21), or freed where nobody is left to get it (item 29). Raises what `pack` raises for what
-        cannot be sent; nothing is queued then.
+        anyway, unless it does not wait itself (Q3). Fire and forget is neither refused nor
+        interrupted: it is delivered (6.2, item 21), or freed where nobody is left to get it (item
+        29). Raises what `pack` raises for what cannot be sent; nothing is queued then.
         """
         if message.faf:
             with self._lock:
-                message.place = Place.DONE
                 if not self.dead:
                     message.frame = message.pack(FAF_ID, -1)
-                    self._queue(message)
+                    self._touser.append(message)
+                message.place = _DONE
             return
-        if self._interrupted():
+        if message.completed is None and self._interrupted():
             raise _error(EINTR)
         with self._lock:
             if self.dead:
                 raise _error(ENXIO)
-            if message.bulk:
-                if not self._rooms:
-                    self._park(message)
-                    return
-                message.room = self._rooms.pop()
-            try:
-                message.frame = message.pack(self._last_id + 1, message.room)
-            except BaseException:
-                self._rooms += self._vacated(message)
-                raise
-            self._last_id = message.id = self._last_id + 1
+            queue = self._touser
+            if not message.bulk:
+                self._frame(message, -1)
+            elif self._rooms:
+                self._frame(message, self._rooms[-1])
+                del self._rooms[-1]
+            else:
+                message.place, queue = _PARKED, self._parked
             self.waiters += 1
-            self._queue(message)
+            queue.append(message)
 
     def interrupt(self, message: Message, code: int = EINTR) -> bool:
         """Its waiter does not wait any more: it is completed with the errno `code`.
@@ -155,23 +157,36 @@ class Queues:
         """
         with self._lock:
             was = message.place
-            if was is Place.PARKED:
-                self._parked.remove(message)
-            elif was is Place.TOUSER:
-                self._touser.remove(message)
-            elif was is not Place.REPLYWAIT:
+            if was is _REPLYWAIT:
+                self._settle(message, _LEFT, None, _error(code))
+                over = [message]
+            elif was is _TOUSER or was is _PARKED:
+                (self._touser if was is _TOUSER else self._parked).remove(message)
+                self._settle(message, _DONE, None, _error(code))
+                over = [message, *self._vacate(message)]
+            else:
                 return False
-            place = Place.LEFT if was is Place.REPLYWAIT else Place.DONE
-            self._settle(message, place, None, _error(code))
-            moved = self._reuse(self._vacated(message)) if place is Place.DONE else []
-        _tell(message, *moved)
-        return was is Place.REPLYWAIT
+        _tell(over)
+        return was is _REPLYWAIT
 
     def free(self, message: Message) -> None:
-        """The room of a completed message is not looked at any more."""
+        """The room of a completed message is not looked at any more.
+
+        What was parked may be there to be fetched then. Does nothing while the file server may look
+        at the room: it is freed when the answer comes that nobody waits for.
+        """
         with self._lock:
-            failed = self._reuse(self._vacated(message))
-        _tell(*failed)
+            failed = self._vacate(message) if message.place is _DONE else []
+        _tell(failed)
+
+    def adopt(self, message: Message, completed: Done) -> None:
+        """Have `completed` called for a message that was sent without; at once if it is over."""
+        with self._lock:
+            over = message.over
+            if not over:
+                message.completed = completed
+        if over:
+            completed(message.result, message.error)
 
     def drain(self, seconds: float | None = None) -> bool:
         """Wait until nobody waits any more, `seconds` at most (Q17). Tells whether that is so."""
@@ -204,7 +219,7 @@ class Queues:
     def unanswered(self) -> list[Message]:
         """What was fetched and somebody waits for, the oldest first."""
         with self._lock:
-            return [m for m in self._replywait.values() if m.place is Place.REPLYWAIT]
+            return [m for m in self._replywait.values() if m.place is _REPLYWAIT]
 
     def fetch(self, size: int, count: int = 0) -> list[Message]:
         """Take messages off `touser`, in order: as many as have room in `size` bytes, and not more
@@ -216,41 +231,45 @@ class Queues:
         with self._lock:
             if self.dead:
                 raise _error(ENXIO)
+            touser = self._touser
+            if not touser:
+                raise _error(EWOULDBLOCK)
             fetched: list[Message] = []
-            while self._touser and len(self._touser[0].frame) <= size:
-                message = self._touser.popleft()
+            while touser and len(touser[0].frame) <= size:
+                message = touser.popleft()
                 size -= len(message.frame)
                 fetched.append(message)
                 if message.faf:
                     continue
-                message.place = Place.REPLYWAIT
+                message.place = _REPLYWAIT
                 self._replywait[message.id] = message
                 count -= 1
                 if count == 0:
                     break
             if not fetched:
-                raise _error(E2BIG if self._touser else EWOULDBLOCK)
+                raise _error(E2BIG)
             return fetched
 
     def unfetch(self, messages: Sequence[Message]) -> None:
         """They could not be sent: back to the head of `touser`, in their order (Q11).
 
-        What was interrupted meanwhile is not sent at all.
+        What is over meanwhile is not sent at all: interrupted, or answered by a file server that
+        has guessed the id.
         """
+        failed: list[Message] = []
         with self._lock:
             if self.dead:
                 return
-            vacated: list[int] = []
             for message in reversed(messages):
                 if not message.faf:
-                    del self._replywait[message.id]
-                    if message.place is Place.LEFT:
-                        vacated += self._vacated(message)
+                    if self._replywait.pop(message.id, None) is None:
                         continue
-                    message.place = Place.TOUSER
+                    if message.place is _LEFT:
+                        failed += self._vacate(message)
+                        continue
+                    message.place = _TOUSER
                 self._touser.appendleft(message)
-            failed = self._reuse(vacated)
-        _tell(*failed)
+        _tell(failed)
 
     def answer(self, id_: int) -> Message:
         """The message that an answer with this id belongs to (Q14): for `complete`.
@@ -258,8 +277,7 @@ class Queues:
         Raises `LookupError` for an id that nobody waits for: never sent, or answered already (6.2,
         item 24).
         """
-        with self._lock:
-            message = self._replywait.pop(id_, None)
+        message = self._replywait.get(id_)  # in one step: needs no lock
         if message is None:
             raise LookupError(
                 f"an answer to message {id_}, which was not sent or has been answered"
@@ -272,12 +290,18 @@ class Queues:
         False when its waiter has gone: the result is thrown away (Q7).
         """
         with self._lock:
-            left = message.place is not Place.REPLYWAIT
-            if not left:
-                self._settle(message, Place.DONE, result, error)
-            over = self._reuse(self._vacated(message)) if left else [message]
-        _tell(*over)
-        return not left
+            waited = message.place is _REPLYWAIT
+            if waited:
+                del self._replywait[message.id]
+                self._settle(message, _DONE, result, error)
+                over = [message]
+            elif message.place is _LEFT:
+                del self._replywait[message.id]
+                over = self._vacate(message)
+            else:
+                return False
+        _tell(over)
+        return waited
 
     def userdead(self) -> None:
         """The file server is dead: all messages that are anywhere fail with ENXIO, and so does all
@@ -286,63 +310,73 @@ class Queues:
         with self._lock:
             self.dead = True
             queued = (*self._replywait.values(), *self._touser, *self._parked)
-            waiting = [message for message in queued if not message.faf and not message.over]
             self._replywait.clear()
             self._touser.clear()
             self._parked.clear()
-            for message in waiting:
-                self._settle(message, Place.DONE, None, _error(ENXIO))
-        _tell(*waiting)
+            waiting: list[Message] = []
+            for message in queued:
+                if message.place is _LEFT:
+                    self._vacate(message)
+                elif not message.faf:
+                    self._settle(message, _DONE, None, _error(ENXIO))
+                    waiting.append(message)
+        _tell(waiting)
 
     # ----------------------------------------------------------------- private, all with the lock
 
-    def _queue(self, message: Message) -> None:
-        if not message.faf:
-            message.place = Place.TOUSER
-        self._touser.append(message)
-
-    def _park(self, message: Message) -> None:
-        message.place = Place.PARKED
-        self._parked.append(message)
-        self.waiters += 1
+    def _frame(self, message: Message, room: int) -> None:
+        """Make the frame of a message that goes to `touser` next, with the next id."""
+        id_ = self._last_id + 1
+        message.frame = message.pack(id_, room)
+        self._last_id = message.id = id_
+        message.room = room
+        message.place = _TOUSER
 
     def _settle(
         self, message: Message, place: Place, result: Any, error: BaseException | None
     ) -> None:
         """Nobody waits for a message any more. The caller then tells of it, without the lock."""
-        message.place, message.result, message.error = place, result, error
+        message.result, message.error = result, error
+        message.place = place  # last: who sees that it is over sees its outcome
         self.waiters -= 1
         if self._sleepers:
             self._changed.notify_all()
 
-    def _vacated(self, message: Message) -> list[int]:
-        """The room that a message has had, if it had one."""
-        room, message.room = message.room, -1
-        return [room] if room >= 0 else []
-
-    def _reuse(self, rooms: list[int]) -> list[Message]:
-        """Give rooms to what is parked, in order. What then cannot be sent has failed: returned."""
+    def _vacate(self, message: Message) -> list[Message]:
+        """Nobody looks at the room of a message any more, on either side: if it has one, that is
+        free for what is parked, in order. What of that cannot be sent has failed: returned.
+        """
+        message.place = _DONE
+        if message.room < 0:
+            return []
+        self._rooms.append(message.room)
+        message.room = -1
         failed: list[Message] = []
-        while rooms and self._parked:
-            message = self._parked.popleft()
+        while self._parked and self._rooms:
+            parked = self._parked[0]
             try:
-                message.frame = message.pack(self._last_id + 1, rooms[-1])
+                self._frame(parked, self._rooms[-1])
             except Exception as exc:
-                self._settle(message, Place.DONE, None, exc)
-                failed.append(message)
-                continue
-            self._last_id = message.id = self._last_id + 1
-            message.room = rooms.pop()
-            self._queue(message)
-        self._rooms += rooms
+                self._settle(parked, _DONE, None, exc)
+                failed.append(parked)
+            else:
+                del self._rooms[-1]
+                self._touser.append(parked)
+            self._parked.popleft()
         return failed
 
 
-def _tell(*messages: Message) -> None:
-    """Call what is to be called when these are completed; without the lock."""
+def _tell(messages: Iterable[Message]) -> None:
+    """Call what is to be called when these are completed; without the lock.
+
+    What that raises is neither for the others nor for whoever brings the answers.
+    """
     for message in messages:
         if message.completed is not None:
-            message.completed(message.result, message.error)
+            try:
+                message.completed(message.result, message.error)
+            except Exception:
+                logger.exception("the result of %s could not be used", message.operation)
 
 
 def _error(code: int) -> OSError:

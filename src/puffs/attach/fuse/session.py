@@ -314,7 +314,7 @@ class Session:
         def run() -> None:
             try:
                 result: Any = function(*args)
-                if self._stepper is not None and type(result) is self._stepper.kind:
+                if self._stepper is not None and isinstance(result, self._stepper.kind):
                     result = self._stepper.step(result)
                     if result is WAITING:
                         self._stepper.adopt(Request((0,) * len(IN_HEADER.zeros)), settle)

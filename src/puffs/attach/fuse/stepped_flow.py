@@ -36,7 +36,7 @@ class SteppedFlow:
         step, wait, kind = self._stepper.step, self._wait, self._stepper.kind
 
         def later(result: Any, *args: Any) -> None:
-            if type(result) is kind:
+            if isinstance(result, kind):
                 result = step(result)
                 if result is WAITING:
                     wait(partial(self._finish, after, args))
@@ -76,7 +76,7 @@ class SteppedFlow:
             while True:
                 result = steps.send(result) if error is None else steps.throw(error)
                 error = None
-                if type(result) is self._stepper.kind:
+                if isinstance(result, self._stepper.kind):
                     try:
                         result = self._stepper.step(result)
                     except BaseException as exc:
