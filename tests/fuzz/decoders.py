@@ -8,13 +8,15 @@ else is a finding.
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from puffs.isolate import frames, messages
 from puffs.isolate.frames import Class, FrameError, Layout, Own
 from puffs.isolate.messages import ROWS
 from puffs.server.types import Open
+from tests.fuzz import ends
 
 Kind = tuple[int, int]
 """Class and type of a frame."""
@@ -57,26 +59,32 @@ COMING: Final[Mapping[str, tuple[Mapping[Kind, Layout], Mapping[Kind, Layout]]]]
 
 def requests(data: bytes) -> None:
     """What comes to the process of the file server."""
-    _any(data, "requests")
+    for datagram in _decoded(data, "requests"):
+        for frame in ends.served(datagram):
+            assert decode(frame, "replies") == 1, "an answer that is none"
 
 
 def replies(data: bytes) -> None:
     """What comes to the kernel half."""
-    _any(data, "replies")
+    for datagram in _decoded(data, "replies"):
+        ends.answered(datagram)
 
 
 DECODERS: Final[Mapping[str, Callable[[bytes], None]]] = {"requests": requests, "replies": replies}
 
 
-def _any(data: bytes, name: str) -> None:
-    # What is changed at random is mostly refused for its length. So it is tried as it is, and then
-    # as one frame that has the right one.
+def _decoded(data: bytes, name: str) -> Iterator[bytes]:
+    """What is changed at random is mostly refused for its length. So it is tried as it is, and then
+    as one frame that has the right one. What is not refused is yielded.
+    """
     mended = len(data).to_bytes(4, sys.byteorder) + data[4:]
     for datagram, behind in ((data, b"from before"), (mended, b"")):
         try:
-            decode(datagram, name, behind)
+            count = decode(datagram, name, behind)
         except FrameError:
-            pass
+            continue
+        if count:
+            yield datagram
 
 
 def decode(data: bytes, name: str, behind: bytes = b"") -> int:
@@ -97,52 +105,39 @@ def decode(data: bytes, name: str, behind: bytes = b"") -> int:
 
 
 def _request(buffer: memoryview, at: int, end: int, layouts: Mapping[Kind, Layout]) -> None:
-    head = frames.request(buffer, at, end)
-    layout = _layout(head, layouts)
-    pack = layout.requests(head.class_, head.type, faf=head.id == 0)
-
-    def packed(fields: Sequence[Any]) -> bytes:
-        return pack(head.id, head.node, head.uid, head.gid, head.tid, *fields)
-
-    _check(buffer, at, head, layout, packed)
+    class_, type_, id_, *rest = frames.request(buffer, at, end)
+    layout = _layout(class_, type_, layouts)
+    pack = partial(layout.requests(class_, type_, faf=id_ == 0), id_, *rest)
+    _check(layout, pack, frames.REQUEST_SIZE, buffer, at, end)
 
 
 def _reply(buffer: memoryview, at: int, end: int, layouts: Mapping[Kind, Layout]) -> None:
-    head = frames.reply(buffer, at, end)
-    layout = messages.FAULT if head.rv else _layout(head, layouts)
-    pack = layout.replies(head.class_, head.type)
-
-    def packed(fields: Sequence[Any]) -> bytes:
-        return pack(head.id, head.rv, *fields)
-
-    _check(buffer, at, head, layout, packed)
+    class_, type_, id_, rv = frames.reply(buffer, at, end)
+    layout = messages.FAULT if rv else _layout(class_, type_, layouts)
+    pack = partial(layout.replies(class_, type_), id_, rv)
+    _check(layout, pack, frames.REPLY_SIZE, buffer, at, end)
 
 
-def _layout(head: frames.Request | frames.Reply, layouts: Mapping[Kind, Layout]) -> Layout:
-    type_ = 0 if head.class_ == Class.FLUSH else head.type
-    layout = layouts.get((head.class_, type_))
+def _layout(class_: int, type_: int, layouts: Mapping[Kind, Layout]) -> Layout:
+    layout = layouts.get((class_, 0 if class_ == Class.FLUSH else type_))
     if layout is None:
         raise FrameError("nothing that is sent here")
     return layout
 
 
 def _check(
-    buffer: memoryview,
-    at: int,
-    head: frames.Request | frames.Reply,
-    layout: Layout,
-    packed: Callable[[Sequence[Any]], bytes],
+    layout: Layout, pack: Callable[..., bytes], size: int, buffer: memoryview, at: int, end: int
 ) -> None:
-    fields = layout.unpack(buffer, head.start, head.end)
-    assert packed(fields) == buffer[at : head.end], "other bytes than there were"
+    """Check the body of a frame, which has a header of `size` bytes; `pack` packs one like it."""
+    fields = layout.unpack(buffer, at + size, end)
+    assert pack(*fields) == buffer[at:end], "other bytes than there were"
     if layout is messages.DROP:
         pairs = frames.unpack_pairs(fields[0])
         assert frames.pack_pairs(pairs) == fields[0], "other objects than there were"
         return
-    again = packed(_meant(layout, fields))
-    view = memoryview(again)
-    fields = layout.unpack(view, head.start - at, len(view))
-    assert packed(_meant(layout, fields)) == again, "another meaning the second time"
+    again = pack(*_meant(layout, fields))
+    fields = layout.unpack(memoryview(again), size, len(again))
+    assert pack(*_meant(layout, fields)) == again, "another meaning the second time"
 
 
 def _meant(layout: Layout, fields: Sequence[Any]) -> list[Any]:

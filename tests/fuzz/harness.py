@@ -2,6 +2,7 @@
 `python -m tests.fuzz.harness MODULE:FUNCTION [ARGUMENT OF LIBFUZZER]...`
 """
 
+import logging
 import sys
 from importlib import import_module
 
@@ -13,6 +14,7 @@ def main() -> None:
     module, _, name = where.partition(":")
     with atheris.instrument_imports(include=["puffs.isolate", "puffs.server", "tests.fuzz"]):
         decoder = getattr(import_module(module), name)
+    logging.disable()  # what cannot be served is logged
     atheris.Setup([where, *arguments], decoder)
     atheris.Fuzz()
 

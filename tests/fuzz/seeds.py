@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from puffs.isolate import frames, messages
 from puffs.isolate.frames import Class, Layout, Own
+from tests.fuzz import ends
 from tests.fuzz.decoders import (
     DECODERS,
     OPERATIONS,
@@ -28,11 +29,12 @@ LISTING: Final = b"".join(
 )
 VALUES: Final[dict[str, Any]] = {
     **{kind: value for kind, (value, _, _) in FIELDS.items()},
+    "unsigned": ends.OPENED,
+    "signed": 0,
     "listing": (3, LISTING),
 }
 
-WHO: Final = (5, 1000, 100, 4321)
-"""node, uid, gid, tid."""
+WHO: Final = (ends.NODE, *ends.WHO)
 
 
 def _values(layout: Layout) -> list[Any]:

@@ -53,9 +53,9 @@ def test_an_answer_reaches_the_result_of_a_message_and_nothing_else() -> None:
     queues.fetch(FRAME_MAX)
     before = {**vars(asked)}
     datagram = Layout("unsigned").replies(Class.FLUSH, 0xFFFF)(asked.id, -(2**63), 2**64 - 1)
-    reply = frames.reply(datagram, 0, len(datagram))
-    assert (reply.id, reply.rv) == (asked.id, -(2**63)), "whether there is such an errno: 2.7"
-    queues.complete(queues.answer(reply.id), datagram[reply.start : reply.end])
+    _, _, id_, rv = frames.reply(datagram, 0, len(datagram))
+    assert (id_, rv) == (asked.id, -(2**63)), "whether there is such an errno: 2.7"
+    queues.complete(queues.answer(id_), datagram[REPLY_SIZE:])
     after = {**vars(asked)}
     changed = {name for name in after if after[name] != before.get(name)}
     assert changed == {"place", "result"}
@@ -81,8 +81,7 @@ def test_what_is_no_answer_answers_nothing(version: int, class_: int) -> None:
 @pytest.mark.statement("Q19")
 def test_a_listing_is_a_view_of_what_came() -> None:
     datagram = memoryview(LISTING.replies(Class.VN, 1)(1, 0, (9, b"x" * LISTING_MAX)))
-    reply = frames.reply(datagram, 0, len(datagram))
-    ((more, data),) = LISTING.unpack(datagram, reply.start, reply.end)
+    ((more, data),) = LISTING.unpack(datagram, REPLY_SIZE, len(datagram))
     assert (more, len(data)) == (9, LISTING_MAX)
     assert data.obj is datagram.obj
 
