@@ -217,6 +217,18 @@ def reply(datagram: Bytes, at: int, end: int) -> Reply:
     return class_ & ~RESPONSE, type_, id_, rv
 
 
+def lone_reply(datagram: Bytes, length: int) -> Reply | None:
+    """The header of a datagram that is one frame that answers, as most of them are; None for
+    anything else, which `split` and `reply` tell about.
+    """
+    if length < REPLY_SIZE:
+        return None
+    size, version, class_, type_, id_, rv = _unpack_reply(datagram)
+    if size != length or version != VERSION or class_ not in _REPLIES:
+        return None
+    return class_ & ~RESPONSE, type_, id_, rv
+
+
 def _refused(version: int, class_: int, wanted: str) -> FrameError:
     if version != VERSION:
         return FrameError(f"a frame of version {version}, where {VERSION} is spoken")
@@ -253,7 +265,7 @@ class Layout:
         self._plain = not self._flags and all(width == 1 for width, _ in self._fields)
         self._plain &= all(most is None for _, most in self._fields)
         # One field of several numbers, as attributes are: the most frequent reply of all.
-        self._single = not self._plain and len(fields) == 1 and fields[0].most is None
+        self._single = len(fields) == 1 and fields[0].width > 1 and fields[0].most is None
 
     def requests(self, class_: int, type_: int, *, faf: bool = False) -> Callable[..., bytes]:
         """What packs a request of this body: of id, node, uid, gid, tid, then the values.
@@ -274,6 +286,7 @@ class Layout:
     ) -> Callable[..., bytes]:
         struct = Struct(header + self._codes)
         pack, size, flatten, check = struct.pack, struct.size, self._flatten, self._check
+        width = self._fields[0][0] if self._single else 0
 
         def plain(id_: int, *values: Any) -> bytes:
             if bool(id_) is faf:
@@ -286,7 +299,9 @@ class Layout:
         def single(id_: int, *values: Any) -> bytes:
             if bool(id_) is faf:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
-            numbers = values[-1]
+            numbers = values[-1] if values else ()
+            if not isinstance(numbers, tuple) or len(numbers) != width:
+                raise FrameError(f"{numbers!r:.80}, where {width} values belong")
             try:
                 frame = pack(size, VERSION, class_, type_, id_, *values[:-1], *numbers)
                 check(numbers)

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, ClassVar, Final, NamedTuple
 
 from puffs.isolate import frames, messages
-from puffs.isolate.far import Known
+from puffs.isolate.far import Far, Known
 from puffs.isolate.frames import BUFFER_SIZE, FRAME_MAX, NOBODY, REPLY_SIZE, Class, FrameError, Own
 from puffs.isolate.rooms import Rooms
 from puffs.kernel.queues import Message, Place, Queues
@@ -30,6 +30,10 @@ served otherwise. (The kernel counts in ticks: it may be some milliseconds.)
 # As plain numbers: members of an enumeration cost a microsecond to be joined.
 _AT_ONCE: Final = int(socket.MSG_DONTWAIT)
 _SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+_LATER: Final = frozenset((errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM))
+"""What does not go now, and does when the other side has received."""
+_CLOSED: Final = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF))
 
 BAD_MAX: Final = 1000
 """After so many datagrams that are none, with nothing else between them, it is no file server."""
@@ -137,7 +141,8 @@ class Peer:
         self._fault = fault
         self._gone = gone
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
-        self._sending = threading.Lock()
+        # Reentrant: what is interrupted while it could not be sent is told of at once.
+        self._sending = threading.RLock()
         self._leading = threading.Lock()
         """Held by the thread that receives."""
         self._heard = 0
@@ -176,10 +181,12 @@ class Peer:
         """Send what was fetched; False when it could not be sent."""
         try:
             self._connection.send(datagram, _SEND)
-        except BlockingIOError:
+        except OSError as exc:
+            if exc.errno in _CLOSED:  # whoever receives will see it
+                return False
             self.queues.unfetch(batch)
-            return False
-        except OSError:  # whoever receives will see why
+            if exc.errno not in _LATER:
+                self.end(f"cannot be sent a message: {exc.strerror}")
             return False
         return True
 
@@ -226,9 +233,9 @@ class Peer:
             try:
                 done(result, error)
             finally:
-                self.queues.free(call)
+                self._free(call)
 
-        call.completed = completed
+        self.queues.adopt(call, completed)
 
     def cancel(self, who: Requester) -> None:
         """Wait for it no longer. See `Stepper`."""
@@ -239,13 +246,9 @@ class Peer:
     def interrupt(self, call: Call, code: int = errno.EINTR) -> None:
         """Its waiter goes away, with this errno (Q7); the file server is told, if it has it."""
         if self.queues.interrupt(call, code):
-            self.fire(
-                Message(
-                    "interrupt",
-                    lambda _id, _room: _INTERRUPT(0, 0, *NOBODY, call.id),
-                    faf=True,
-                )
-            )
+            frame = _INTERRUPT(0, 0, *NOBODY, call.id)
+            self.queues.send(Message("interrupt", lambda _id, _room: frame, faf=True))
+        self.flush()  # that, or what has got its room
 
     def pump(self) -> None:
         """Receive what there is, and send what could not be sent before."""
@@ -313,7 +316,7 @@ class Peer:
             self.interrupt(call)
             raise
         finally:
-            self.queues.free(call)
+            self._free(call)
 
     def _lead(self, call: Call) -> None:
         """Receive for all, until `call` is over."""
@@ -333,10 +336,9 @@ class Peer:
 
     def _receive(self, flags: int) -> bool:
         """Receive one datagram; False when there is none, or will be none."""
-        if self.queues.dead:
-            return False
+        buffer = self._buffer
         try:
-            length = self._connection.recv_into(self._buffer, 0, flags)
+            length = self._connection.recv_into(buffer, 0, flags)
         except BlockingIOError:
             return False
         except OSError:
@@ -346,19 +348,27 @@ class Peer:
             return False
         self._heard += 1
         try:
-            for at, end in frames.split(self._buffer, length):
-                self._answered(at, end)
-            self._bad = 0
+            if (header := frames.lone_reply(buffer, length)) is not None:
+                self._answered(header, length, REPLY_SIZE)
+            else:
+                for at, end in frames.split(buffer, length):
+                    self._answered(frames.reply(buffer, at, end), end, at + REPLY_SIZE)
         except FrameError as exc:
-            self._bad += 1
-            if self._bad >= BAD_MAX:
-                self.end(f"has sent {BAD_MAX} datagrams that are none: {exc}")
-                return False
-            self._fault(str(exc))
+            return self._bad_datagram(exc)
+        self._bad = 0
         return True
 
-    def _answered(self, at: int, end: int) -> None:
-        class_, type_, id_, rv = frames.reply(self._buffer, at, end)
+    def _bad_datagram(self, exc: FrameError) -> bool:
+        """Tell of it; False when it was one too many."""
+        self._bad += 1
+        if self._bad >= BAD_MAX:
+            self.end(f"has sent {BAD_MAX} datagrams that are none: {exc}")
+            return False
+        self._fault(str(exc))
+        return True
+
+    def _answered(self, header: frames.Reply, end: int, at: int) -> None:
+        class_, type_, id_, rv = header
         try:
             call = self.queues.answer(id_)
         except LookupError as exc:
@@ -370,18 +380,22 @@ class Peer:
             if type_ != call.kind.type or class_ != call.kind.class_:
                 raise FrameError("the answer to another operation")
             if rv:
-                error = self._error(rv, at + REPLY_SIZE, end)
+                error = self._error(rv, at, end)
             else:
-                result = call.decode(self._buffer, at + REPLY_SIZE, end)
+                result = call.decode(self._buffer, at, end)
                 if call.after is not None:
                     result = call.after(result)
         except FrameError as exc:
-            error = ProtocolFault("ERROR", f"{call.operation}: {exc}")
+            error = ProtocolFault("ERROR", f"{call.operation}: {exc}", node=self._node_of(call))
         except Exception as exc:
             error = exc
         waited_for = self.queues.complete(call, result, error)
         if not waited_for and error is None and call.late is not None:
             call.late(result)
+
+    def _node_of(self, call: Call) -> Far | None:
+        """What a call is about."""
+        return self.known.find(call.node)
 
     def _error(self, rv: int, at: int, end: int) -> OSError:
         """What a call has failed with."""
@@ -393,9 +407,15 @@ class Peer:
             raise FrameError(f"a fault with the errno {rv} and the hint {hint}")
         return ProtocolFault(messages.words_in(kind), text, hint, self.known.find(id_), rv)
 
+    def _free(self, call: Call) -> None:
+        """Nobody looks at the room of a call any more: what has waited for one is sent."""
+        if call.room >= 0:
+            self.queues.free(call)
+            self.flush()
+
     def _free_lent(self) -> None:
         while self._lent:
-            self.queues.free(self._lent.pop())
+            self._free(self._lent.pop())
 
     # ------------------------------------------------------------------------------- life and death
 

@@ -127,11 +127,8 @@ class Remote:
         ]
 
         def values_of(args: tuple[Any, ...]) -> tuple[int, Sequence[Any]]:
-            if about_node:
-                node, *values = args
-                id_ = node.id
-            else:
-                id_, values = 0, [*args]
+            values = [*args]
+            id_ = values.pop(0).id if about_node else 0
             for at, out in outs:
                 values[at] = out(values[at])
             return id_, values
@@ -234,14 +231,13 @@ class Remote:
         unpack, result, optional = row.reply.unpack, self._results[row.result], row.optional
 
         def decode(datagram: memoryview, at: int, end: int) -> Any:
-            fields = unpack(datagram, at, end)
-            if optional:
-                there, *fields = fields
-                if not there:
-                    return None
-            return result(*fields)
+            return result(*unpack(datagram, at, end))
 
-        return decode
+        def decode_optional(datagram: memoryview, at: int, end: int) -> Any:
+            there, *fields = unpack(datagram, at, end)
+            return result(*fields) if there else None
+
+        return decode_optional if optional else decode
 
     def _node(self, fields: tuple[Any, ...]) -> Far:
         found = messages.entry_in(fields)

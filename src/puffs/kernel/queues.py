@@ -153,10 +153,10 @@ class Queues:
         """`send` and `fetch` at once, for a message that nothing is queued before: the caller sends
         its frame now, or gives it back. False when it was queued as ever.
         """
-        if message.bulk or message.faf or self._touser or self.dead or self._interrupted():
-            self.send(message)
-            return False
         with self._lock:
+            if message.bulk or message.faf or self._touser or self.dead or self._interrupted():
+                self.send(message)
+                return False
             id_ = self._last_id + 1
             message.frame = message.pack(id_, -1)
             self._last_id = message.id = id_
