@@ -96,11 +96,17 @@ class Answers:
                     return pack(id_, errno_of(exc, row.name), _words(exc), b"", 0, NONE)
             except ProtocolFault as fault:
                 exc = fault
-            node = self._objects.number_of(exc.node)
             kind, text = os.fsencode(exc.kind), _cut(exc.text)
-            return pack(id_, exc.errno, text, kind, exc.hint, node)
+            return pack(id_, exc.errno, text, kind, exc.hint, self._named(exc.node))
 
         return packed
+
+    def _named(self, node: Cookie) -> int:
+        """The number of a node that a fault is about; the kernel half may not have known it."""
+        try:
+            return NONE if node is None else self._objects.node(node)[0]
+        except Exception:  # it is no cookie, or has no `fileid`: that may be the very fault
+            return NONE
 
     # ----------------------------------------------------------------- fields, by sort of result
 

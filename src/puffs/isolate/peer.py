@@ -405,7 +405,8 @@ class Peer:
             return OSError(rv, text)
         if not (0 < rv <= MAX_ERRNO and 0 < hint <= MAX_ERRNO):
             raise FrameError(f"a fault with the errno {rv} and the hint {hint}")
-        return ProtocolFault(messages.words_in(kind), text, hint, self.known.find(id_), rv)
+        node = self.known.object(id_) if id_ else None
+        return ProtocolFault(messages.words_in(kind), text, hint, node, rv)
 
     def _free(self, call: Call) -> None:
         """Nobody looks at the room of a call any more: what has waited for one is sent."""
