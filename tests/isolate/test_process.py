@@ -2,7 +2,6 @@
 
 import asyncio
 import ctypes
-import fcntl
 import gc
 import json
 import logging
@@ -228,24 +227,70 @@ def test_objects_of_the_parent_that_die_in_it_close_nothing(tmp_path: Path) -> N
             file.close()
 
 
-def test_atexit_of_the_parent_is_the_parents() -> None:
+def test_what_the_parent_does_at_its_end_it_does_alone() -> None:
+    """Its atexit functions, and writing what it has buffered."""
     said = result("""
-import atexit
+import atexit, os, sys
 from puffs.isolate.process import start
 
-atexit.register(print, "the parent has ended")
-with start(lambda: 0) as process:
+sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
+atexit.register(print, "at exit")
+print("buffered")
+
+def life():
+    print("in the process")
+    return 0
+
+with start(life) as process:
     print(process.wait())
-print("not printed twice, though it may be buffered")
-with start(lambda: 0) as process:
-    print(process.wait())
+    print(os.read(process.output, 100).decode(), end="")
 """)
-    assert said.splitlines() == [
-        "ended with status 0",
-        "not printed twice, though it may be buffered",
-        "ended with status 0",
-        "the parent has ended",
-    ]
+    assert said.splitlines() == ["buffered", "ended with status 0", "in the process", "at exit"]
+
+
+def test_a_signal_before_it_is_set_up_is_not_for_the_handlers_of_the_parent() -> None:
+    said = result("""
+import os, signal
+from puffs.isolate.process import start
+
+signal.signal(signal.SIGTERM, lambda *_: os.write(1, b"the handler of the parent\\n"))
+os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+try:
+    start(lambda: 0)
+except OSError as exc:
+    print(exc.strerror)
+""")
+    assert said == (
+        "the file server's process cannot be started: it was killed by SIGTERM (Terminated)"
+    )
+
+
+def test_an_end_before_it_is_set_up_is_noticed_whoever_has_its_descriptors() -> None:
+    said = result("""
+import os, select, signal
+from puffs.isolate.process import start
+
+parent = os.pidfd_open(os.getpid())
+forked = False
+
+def hook() -> None:
+    global forked
+    if not forked:
+        forked = True
+        if os.fork() == 0:  # this one has them as long as the parent lives
+            poll = select.poll()
+            poll.register(parent, select.POLLIN)
+            poll.poll()
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+os.register_at_fork(after_in_child=hook)
+try:
+    start(lambda: 0)
+except OSError as exc:
+    print(exc.strerror)
+""")
+    assert said == "the file server's process cannot be started: it was killed by SIGKILL (Killed)"
 
 
 # ------------------------------------------------------------------------------------------- output
@@ -277,7 +322,7 @@ def test_its_log_goes_to_its_stderr_and_not_to_the_parents(tmp_path: Path) -> No
 
     def life() -> None:
         for logger in loggers:
-            logger.warning("of %s", logger.name)
+            logger.info("of %s", logger.name)
         try:
             raise KeyError("gone")
         except KeyError:
@@ -285,12 +330,16 @@ def test_its_log_goes_to_its_stderr_and_not_to_the_parents(tmp_path: Path) -> No
 
     for logger, handler in zip(loggers, handlers, strict=True):
         logger.addHandler(handler)
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
     loggers[2].propagate = False
     try:
         lines = prints(life).splitlines()
     finally:
         loggers[2].propagate = True
-        for logger, handler in zip(loggers, handlers, strict=True):
+        for logger, handler, level in zip(loggers, handlers, levels, strict=True):
+            logger.setLevel(level)
             logger.removeHandler(handler)
             handler.close()
     assert lines[:3] == ["of root", "of puffs", "of tests.isolate"]
@@ -319,47 +368,44 @@ def test_exceptions_of_threads_and_of_finalizers_are_in_its_output() -> None:
 
 
 def test_locks_that_other_threads_hold_hold_nothing_up() -> None:
-    """One logs into a pipe that is full: it holds the locks of the handler and of the stream."""
-    reading, writing = os.pipe()
-    os.write(writing, bytes(fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)))
-    stream = os.fdopen(writing, "w")
-    handler = logging.StreamHandler(stream)
-    before, sys.stderr = sys.stderr, stream
-    logging.getLogger("puffs").addHandler(handler)
-    began = threading.Event()
+    """One of them prints and one logs, which takes as long as the parent lives."""
+    said = result("""
+import io, logging, os, sys, threading
+from puffs.isolate.process import start
 
-    def log() -> None:
-        began.set()
-        logging.getLogger("puffs").error("x" * 10_000)
+class Slow(io.RawIOBase):
+    def __init__(self):
+        self.began = threading.Event()
 
-    def life() -> None:
-        logging.getLogger("puffs").error("logged")
-        print("printed", file=sys.stderr)
+    def writable(self):
+        return True
 
-    thread = threading.Thread(target=log)
-    thread.start()
-    try:
-        began.wait()
-        while not locked(handler):
-            pass
-        sys.stderr = before
-        assert prints(life) == "logged\nprinted"
-    finally:
-        sys.stderr = before
-        logging.getLogger("puffs").removeHandler(handler)
-        while readable(reading, 0) and os.read(reading, 1 << 20):
-            pass
-        thread.join()
-        stream.close()
-        os.close(reading)
+    def write(self, data):
+        self.began.set()
+        threading.Event().wait()
 
+logger = logging.getLogger("puffs")
+for name in ("stdout", "stderr"):
+    raw = Slow()
+    stream = io.TextIOWrapper(io.BufferedWriter(raw), line_buffering=True)
+    setattr(sys, name, stream)
+    if name == "stderr":
+        logger.addHandler(logging.StreamHandler(stream))
+    act = print if name == "stdout" else logger.error
+    threading.Thread(target=act, args=("of the parent",), daemon=True).start()
+    raw.began.wait()
 
-def locked(handler: logging.Handler) -> bool:
-    lock = handler.lock
-    assert lock is not None
-    if taken := lock.acquire(blocking=False):
-        lock.release()
-    return not taken
+def life():
+    logger.error("logged")
+    print("printed")
+    return 0
+
+with start(life) as process:
+    process.wait()
+    os.write(1, os.read(process.output, 100))
+os._exit(0)
+""")
+    assert said == "logged\nprinted"
 
 
 def test_it_can_be_started_in_any_thread_and_beside_an_event_loop() -> None:
@@ -417,6 +463,7 @@ def signals(number: int) -> Callable[[], None]:
         (lambda: 0, "ended with status 0", ""),
         (lambda: 3, "ended with status 3", ""),
         (lambda: 256, "ended with status 0", ""),
+        (lambda: 1 << 40, "ended with status 0", ""),
         (exits(3), "ended with status 3", ""),
         (leaves(None), "ended with status 0", ""),
         (leaves(7), "ended with status 7", ""),
@@ -519,6 +566,8 @@ def as_pid(pid: int) -> int | None:
         while True:
             signal.pause()
     if child == pid:
+        while os.getpgid(child) != child:
+            pass
         return child
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from puffs.attach.streams import flush_streams
 from puffs.isolate.confinement import Confinement
 from puffs.isolate.inside import Ends, live
 
@@ -161,7 +160,6 @@ def start(
         theirs.callback(os.close, report)
         theirs.callback(os.close, started)
         os.set_blocking(output, False)
-        flush_streams()
         with _signals_held_back():  # here until there is a Process, there until it is set up
             pid = _fork()
             if pid == 0:
