@@ -4,12 +4,13 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 from puffs.isolate.confinement import Confinement
 from puffs.isolate.process import Process, start
 
-SECONDS = 30.0  # after which something hangs
+SECONDS = 20.0  # after which something hangs
 
 
 def run(
@@ -65,15 +66,20 @@ def readable(fd: int, seconds: float = SECONDS) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-def script(text: str, *words: str) -> "subprocess.Popen[str]":
+@contextmanager
+def script(text: str, *words: str) -> Iterator["subprocess.Popen[str]"]:
     """A program of its own, for what cannot be done in the process that runs the tests."""
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", text, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 def result(text: str, *words: str) -> str:
