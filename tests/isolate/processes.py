@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from puffs.isolate.confinement import Confinement
 from puffs.isolate.process import Process, start
 
@@ -89,3 +91,19 @@ def result(text: str, *words: str) -> str:
     assert program.returncode == 0, errors
     assert errors == ""
     return output.rstrip("\n")
+
+
+def descriptors() -> list[int]:
+    """Those of this process, without the one that lists them."""
+    found = map(int, os.listdir("/proc/self/fd"))
+    return sorted(fd for fd in found if os.path.lexists(f"/proc/self/fd/{fd}"))
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """The body must give back all descriptors, and the status of each process."""
+    before = descriptors()
+    yield
+    assert descriptors() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
