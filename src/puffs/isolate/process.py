@@ -161,7 +161,6 @@ def start(
         theirs.callback(os.close, report)
         theirs.callback(os.close, started)
         os.set_blocking(output, False)
-        flush_streams()
         with _signals_held_back():  # here until there is a Process, there until it is set up
             pid = _fork()
             if pid == 0:
