@@ -17,7 +17,6 @@ from typing import Final
 
 from puffs.isolate.confinement import Confinement
 from puffs.isolate.inside import Ends, live
-from puffs.streams import flush_streams
 
 CLOSE_SECONDS: Final = 5.0
 """How long `Process.close` waits for a process that has been killed: the kernel may hold it."""
