@@ -61,6 +61,13 @@ class Spec:
     name: str
 
 
+def maker_of(text: str) -> Callable[[], Servable]:
+    """What makes the file server that `text` names, where it is called: its module is loaded there,
+    and may start threads. Raises `SpecError` there, too.
+    """
+    return lambda: parse_spec(text).factory()
+
+
 def parse_spec(text: str) -> Spec:
     """Find what `text` names and check its arguments; nothing is made yet.
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from puffs.isolate import frames, messages
 from puffs.isolate.child import HELLO_ID, life
@@ -28,9 +28,10 @@ from puffs.isolate.remote import Hello, Remote
 from puffs.isolate.rooms import COUNT, Rooms
 from puffs.kernel.attachment import Servable
 from puffs.kernel.flush import FlushRequest
-from puffs.kernel.mount import Mount
+from puffs.kernel.mount import Mount, ServerDied
 from puffs.kernel.queues import Queues
 from puffs.server.errors import ProtocolFault
+from puffs.server.stepping import finish
 
 logger = logging.getLogger("puffs")
 
@@ -42,6 +43,10 @@ _WORDS_MAX: Final = 256
 _READ: Final = 1 << 16
 _NOTICES_MAX: Final = 1024
 """Flush operations under way; with more, what is said unasked is not listened to."""
+
+
+def _nothing(_mount: Mount) -> None:
+    pass
 
 
 class Isolated:
@@ -60,7 +65,7 @@ class Isolated:
         self, make: Callable[[], Servable], isolation: Isolation, *, threads: int = 1
     ) -> None:
         self._mount: Mount | None = None
-        self._unmounts = False
+        self._buried: Callable[[Mount], None] = _nothing
         self._attaching = threading.Lock()
         self._why = ""
         """What was wrong with it, if it is this side that has ended it."""
@@ -118,13 +123,13 @@ class Isolated:
 
     # ------------------------------------------------------------------------------- life and death
 
-    def attach(self, mount: Mount, *, unmounts: bool) -> None:
-        """This is the mount of the file server. It dies with it, and with `unmounts` it is then
-        taken from its hosts by force.
+    def attach(self, mount: Mount, buried: Callable[[Mount], None] | None = None) -> None:
+        """This is the mount of the file server. It dies with it; then `buried` is called, on a
+        thread of its own.
         """
         mount.server_pid = self.pid
         with self._attaching:
-            self._mount, self._unmounts = mount, unmounts
+            self._mount, self._buried = mount, buried or _nothing
         if self._ended.is_set():
             self._bury()
 
@@ -140,8 +145,21 @@ class Isolated:
         if not self._kept:
             if died := self.died:
                 self.close()
-                raise OSError(errno.EIO, died)
+                raise ServerDied(errno.EIO, died)
             self.close()
+
+    def finish(self, result: Any) -> Any:
+        """What `Mount` is given as `finish` where threads wait for answers themselves: if there
+        will be none, the error tells how the process has ended.
+        """
+        try:
+            return finish(result)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO and self.peer.queues.dead:
+                self._ended.wait(GRACE_SECONDS)  # it has closed its end: it ends, or is killed
+                if self.died:
+                    raise ServerDied(errno.ENXIO, self.died) from exc
+            raise
 
     def kept(self) -> None:
         """The end of the block is not that of the process: who called this calls `close`."""
@@ -205,14 +223,8 @@ class Isolated:
         """The process has ended unasked: so does the mount (U8, Q16)."""
         with self._attaching:
             mount, self._mount = self._mount, None
-        if mount is None or not mount.userdead(f"{self} {self._why}"):
-            return
-        logger.error("%s: %s", mount.name, mount.why)
-        if self._unmounts:
-            try:
-                mount.unmount(force=True)
-            except OSError as exc:
-                logger.error("%s: %s", mount.mountpoint, exc)
+        if mount is not None and mount.userdead(f"{self} {self._why}"):
+            self._buried(mount)
 
     # ------------------------------------------------------------------------ what it says unasked
 
