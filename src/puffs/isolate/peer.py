@@ -154,8 +154,6 @@ class Peer:
         self._gone = gone
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._vector = (self._buffer,)
-        # Reentrant: what is interrupted while it could not be sent is told of at once.
-        self._sending = threading.RLock()
         self._leading = threading.Lock()
         """Held by the thread that receives."""
         self._heard = 0
@@ -184,7 +182,7 @@ class Peer:
     def flush(self) -> None:
         """Send what is on the queues, as far as the pipe takes it. Never waits."""
         queues = self.queues
-        with self._sending:
+        with queues.lock:
             while queues.readable:
                 try:
                     batch = queues.fetch(FRAME_MAX, 1)
@@ -210,8 +208,9 @@ class Peer:
 
     def begin(self, call: Call) -> None:
         """Send a call, for whose answer nobody waits yet."""
-        with self._sending:
-            if self.queues.pass_by(call):
+        queues = self.queues
+        with queues.lock:
+            if queues.pass_by(call):
                 self._put((call,), call.frame)
                 return
         if call.place is Place.PARKED:
@@ -451,7 +450,7 @@ class Peer:
 
     def hang_up(self) -> None:
         """Say that nothing more will be sent: the other side ends."""
-        with self._sending:
+        with self.queues.lock:
             if self._ends.writes >= 0:
                 os.close(self._ends.writes)
                 self._ends = self._ends._replace(writes=-1)

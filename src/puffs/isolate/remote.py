@@ -136,6 +136,8 @@ class Remote:
 
     def _plain(self, row: Row) -> Callable[..., Call]:
         peer, known, kind, values_of = self._peer, self.known, self._kind(row), self._values(row)
+        if row.sorts == ("node", "file"):
+            return self._about_file(kind)
         long = row.name in _LONG_ANSWERS
         long_values = [at for at, kind_ in enumerate(row.request.kinds) if kind_ in _LONG]
 
@@ -147,6 +149,17 @@ class Remote:
             if long_values and not bulk:
                 bulk = sum(len(values[at]) for at in long_values) > SHORT
             return Call(peer, kind, id_, _caller(), values, bulk)
+
+        return operation
+
+    def _about_file(self, kind: Kind) -> Callable[..., Call]:
+        """The same for what is asked most often: an operation of a node and an open file."""
+        peer, known = self._peer, self.known
+
+        def operation(node: Far, file: Far | None) -> Call:
+            if known.collected:
+                self._drop()
+            return Call(peer, kind, node.id, _caller(), (0 if file is None else file.id,))
 
         return operation
 
@@ -222,6 +235,8 @@ class Remote:
     def _decode(self, row: Row) -> Decode:
         """What makes the result of a reply's body."""
         unpack, result = row.reply.unpack, self._results[row.result]
+        if row.reply.kinds == ("attr",):
+            return lambda packet, at, end, _room: messages.attr_in(*unpack(packet, at, end))
 
         def decode(packet: memoryview, at: int, end: int, room: memoryview | None) -> Any:
             return result(*unpack(packet, at, end, room))
