@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+FUZZ_STAMP  := $(VENV)/.fuzz
 BENCH_VENV  := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
 
@@ -56,7 +57,12 @@ for_tests = ( $(call apt,command -v fusermount3,fuse3,mounting as an ordinary us
 	( $(call apt,command -v rsync git tar,rsync git tar,what the tests run on mounts) ) || true; \
 	( $(call apt,command -v mkfs.xfs && command -v mkfs.btrfs,xfsprogs btrfs-progs,snapshots of null) ) || true
 
-.PHONY: help demo test test-full statements lint format bench clean $(VENV) $(BENCH_VENV)
+# For how long `make fuzz` fuzzes each decoder.
+SECONDS ?= 60
+
+for_fuzz = $(MAKE) -s $(FUZZ_STAMP) || echo "make: going on without fuzzing" >&2
+
+.PHONY: help demo test test-full statements fuzz lint format bench clean $(VENV) $(BENCH_VENV)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-zA-Z.$$()_-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
@@ -67,14 +73,19 @@ demo: $(STAMP)  ## mount a file system written in Python, unpack a real tree int
 
 test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 10 minutes)
 	@$(for_tests)
+	@$(for_fuzz)
 	$(PY) -m pytest -m "not slow"
 
 test-full: $(STAMP)  ## the tests and the slow ones: real programs, stress
 	@$(for_tests)
+	@$(for_fuzz)
 	$(PY) -m pytest
 
 statements: $(STAMP)  ## what is proved of the reference, into docs/semantics.md (BREAK=1: and by what)
 	@$(PY) -m tests.statements $(if $(BREAK),--break)
+
+fuzz: $(FUZZ_STAMP)  ## hostile bytes into the decoders of frames (SECONDS=60 for each)
+	@$(PY) -m tests.fuzz $(SECONDS)
 
 lint: $(STAMP)  ## formatting, lint rules and types
 	$(PY) -m ruff format --check .
@@ -104,6 +115,15 @@ $(STAMP): pyproject.toml
 	@$(call venv,$(VENV))
 	@$(PY) -m pip install $(PIP_FLAGS) -e '.[dev]'
 	@echo "$(CURDIR)" > $@
+
+$(FUZZ_STAMP): $(STAMP)
+	@$(PY) -m pip install $(PIP_FLAGS) --only-binary atheris -e '.[fuzz]' || { \
+		echo "make: fuzzing needs atheris, which cannot be installed here for $$($(PY) -V): it has" \
+			"wheels for Linux, CPython 3.11 and some later versions; with another one:" \
+			"make clean, then make fuzz PYTHON=python3.11" >&2; \
+		exit 1; \
+	}
+	@touch $@
 
 ifneq ($(call whole,$(BENCH_VENV)),yes)
 .PHONY: $(BENCH_STAMP)

@@ -14,6 +14,8 @@ from puffs.isolate import frames
 from puffs.isolate.frames import Class, FrameError, Layout
 from tests.wire.fields import FIELDS, IMAGE, ONE_AND_A_HALF, u8, u16, u32, u64
 
+Head = frames.Request | frames.Reply
+
 REQUEST = (7, 2**64 - 1, 1000, 100, 4321)
 """id, node, uid, gid, tid."""
 ALL = ("unsigned", "text", *FIELDS)
@@ -30,13 +32,18 @@ def reply(*kinds: str) -> bytes:
     return Layout(*kinds).replies(Class.VN, 12)(7, 0, *(FIELDS[kind][0] for kind in kinds))
 
 
-def decoded(frame: bytes, *kinds: str) -> tuple[Any, list[Any]]:
+def decoded(frame: bytes, *kinds: str) -> tuple[Head, list[Any]]:
     """Header and values of a datagram of one frame; the values are not views any more."""
     view = memoryview(frame)
     ((at, end),) = frames.split(view, len(view))
     is_reply = frame[5] & frames.RESPONSE
-    head = frames.reply(view, at, end) if is_reply else frames.request(view, at, end)
-    return head, plain(Layout(*kinds).unpack(view, head.start, head.end))
+    if is_reply:
+        return frames.reply(view, at, end), body(view, at + frames.REPLY_SIZE, end, *kinds)
+    return frames.request(view, at, end), body(view, at + frames.REQUEST_SIZE, end, *kinds)
+
+
+def body(datagram: memoryview, at: int, end: int, *kinds: str) -> list[Any]:
+    return plain(Layout(*kinds).unpack(datagram, at, end))
 
 
 def plain(values: Any) -> list[Any]:
@@ -48,12 +55,11 @@ def plain(values: Any) -> list[Any]:
     ]
 
 
-def encoded(head: frames.Request | frames.Reply, values: list[Any], *kinds: str) -> bytes:
-    layout = Layout(*kinds)
-    if isinstance(head, frames.Request):
-        pack = layout.requests(head.class_, head.type, faf=head.id == 0)
-        return pack(head.id, head.node, head.uid, head.gid, head.tid, *values)
-    return layout.replies(head.class_, head.type)(head.id, head.rv, *values)
+def encoded(head: Head, values: list[Any], *kinds: str) -> bytes:
+    class_, type_, id_, *rest = head
+    if len(rest) == 1:
+        return Layout(*kinds).replies(class_, type_)(id_, *rest, *values)
+    return Layout(*kinds).requests(class_, type_, faf=id_ == 0)(id_, *rest, *values)
 
 
 def refused(call: Callable[..., object], *args: Any) -> bool:
@@ -76,7 +82,7 @@ def test_a_request_by_hand() -> None:
     frame = Layout("unsigned", "signed").requests(Class.VN, 12)(*REQUEST, 5, -6)
     assert frame == u32(4 + len(by_hand)) + by_hand, AGAIN
     head, values = decoded(frame, "unsigned", "signed")
-    assert head == (36, 52, Class.VN, 12, *REQUEST)
+    assert head == (Class.VN, 12, *REQUEST)
     assert values == [5, -6]
 
 
@@ -84,14 +90,14 @@ def test_a_request_that_is_not_answered_by_hand() -> None:
     by_hand = u8(1) + u8(0x11) + u16(300) + u64(0) + u64(9) + b"\xff" * 8 + u32(0)
     frame = Layout().requests(Class.VFS, 300, faf=True)(0, 9, *frames.NOBODY)
     assert frame == u32(4 + len(by_hand)) + by_hand, AGAIN
-    assert decoded(frame) == ((36, 36, Class.VFS, 300, 0, 9, *frames.NOBODY), [])
+    assert decoded(frame) == ((Class.VFS, 300, 0, 9, *frames.NOBODY), [])
 
 
 def test_a_reply_by_hand() -> None:
     by_hand = u8(1) + u8(0x22) + u16(12) + u64(7) + u64(0) + u64(17) + u64(-5) + IMAGE
     frame = reply("attr")
     assert frame == u32(4 + len(by_hand)) + by_hand, AGAIN
-    assert decoded(frame, "attr") == ((24, 120, Class.VN, 12, 7, 0), [(17, -5, IMAGE)])
+    assert decoded(frame, "attr") == ((Class.VN, 12, 7, 0), [(17, -5, IMAGE)])
 
 
 @pytest.mark.parametrize("kind", frames.FIELDS)
@@ -174,10 +180,10 @@ def test_what_was_packed_is_unpacked(kind: str, data: st.DataObject) -> None:
         given_ = [before, value][-len(layout.kinds) :]
         pack = layout.requests(Class.VN, 0xFFFF)
         head, found = decoded(pack(*REQUEST, *given_), *layout.kinds)
-        assert head[2:] == (Class.VN, 0xFFFF, *REQUEST)
+        assert head == (Class.VN, 0xFFFF, *REQUEST)
         assert found == given_
         head, found = decoded(layout.replies(Class.VN, 0)(7, -(2**63), *given_), *layout.kinds)
-        assert head[2:] == (Class.VN, 0, 7, -(2**63))
+        assert head == (Class.VN, 0, 7, -(2**63))
         assert found == given_
 
 
@@ -234,6 +240,11 @@ def test_a_number_of_values_that_is_wrong() -> None:
     one, other = FIELDS["lock"][0][:4], (*FIELDS["lock"][0], 1)
     with pytest.raises(FrameError):
         Layout("lock", "lock").replies(Class.VN, 12)(7, 0, one, other)
+    # The same of header and body.
+    with pytest.raises(FrameError):
+        Layout("lock").replies(Class.VN, 12)(7, other)
+    with pytest.raises(FrameError):
+        Layout("lock").replies(Class.VN, 12)(7, 0, 0, one)
 
 
 @pytest.mark.parametrize("at", range(5))
@@ -403,7 +414,7 @@ def test_a_datagram_that_was_cut_between_two_frames() -> None:
     assert list(frames.split(datagram, len(datagram))) == [(0, first), (first, len(datagram))]
     # What recv(2) tells with MSG_TRUNC, and what of it has come.
     with pytest.raises(FrameError, match=f"{len(datagram)} bytes, where {first} have room"):
-        next(frames.split(datagram[:first], len(datagram)))
+        frames.split(datagram[:first], len(datagram))
 
 
 def test_a_datagram_that_is_too_long() -> None:
@@ -412,12 +423,12 @@ def test_a_datagram_that_is_too_long() -> None:
     assert len(list(frames.split(buffer, frames.FRAME_MAX))) == 32
     assert frames.BUFFER_SIZE > frames.FRAME_MAX
     with pytest.raises(FrameError, match="131073 bytes, where 131072 have room"):
-        next(frames.split(buffer, frames.BUFFER_SIZE))
+        frames.split(buffer, frames.BUFFER_SIZE)
 
 
 def test_what_is_well_comes_before_what_is_not() -> None:
     datagram = memoryview(request() + reply() + b"\0" * 30)
-    found = frames.split(datagram, len(datagram))
+    found = iter(frames.split(datagram, len(datagram)))
     assert [next(found), next(found)] == [(0, 36), (36, 60)]
     with pytest.raises(FrameError):
         next(found)
@@ -427,7 +438,7 @@ def test_a_datagram_of_nothing_but_frames_of_no_length() -> None:
     for size in (0, 1, frames.REPLY_SIZE - 1):
         datagram = u32(size) * (frames.FRAME_MAX // 4)
         with pytest.raises(FrameError):
-            next(frames.split(datagram, len(datagram)))
+            list(frames.split(datagram, len(datagram)))
     assert len(list(frames.split(reply() * 5461, 5461 * 24))) == 5461
 
 
@@ -455,7 +466,7 @@ def test_any_class(class_: int) -> None:
         other = frame[:5] + u8(class_) + frame[6:]
         decode = frames.reply if len(frame) == frames.REPLY_SIZE else frames.request
         if good:
-            assert decode(other, 0, len(other)).class_ == low
+            assert decode(other, 0, len(other))[0] == low
         else:
             with pytest.raises(FrameError):
                 decode(other, 0, len(other))
@@ -495,13 +506,17 @@ def test_views_are_inside_of_the_frame() -> None:
     frame = request(*kinds)
     datagram = memoryview(reply("names") + frame + reply("names"))
     _, (at, end), _ = frames.split(datagram, len(datagram))
-    head = frames.request(datagram, at, end)
-    found = list(Layout(*kinds).unpack(datagram, head.start, head.end))
+    found = list(Layout(*kinds).unpack(datagram, at + frames.REQUEST_SIZE, end))
     assert plain(found) == [FIELDS[kind][0] for kind in kinds]
     views = [found[0], found[1], found[2][2], found[3]]
     assert {view.obj for view in views} == {datagram.obj}
     assert sum(map(len, views)) == end - at - frames.REQUEST_SIZE - struct.calcsize("=IIiIII")
 
+
+DECODERS: tuple[tuple[Callable[[memoryview, int, int], Head], int], ...] = (
+    (frames.request, frames.REQUEST_SIZE),
+    (frames.reply, frames.REPLY_SIZE),
+)
 
 any_bytes = st.binary(max_size=300) | st.builds(
     lambda heads, rest: b"".join(chain(heads)) + rest,
@@ -516,10 +531,10 @@ def test_any_bytes(data: bytes, length: int, kinds: tuple[str, ...]) -> None:
     try:
         for at, end in frames.split(datagram, length):
             assert frames.REPLY_SIZE <= end - at <= length - at
-            for decode in (frames.request, frames.reply):
+            for decode, size in DECODERS:
                 try:
-                    head: frames.Request | frames.Reply = decode(datagram, at, end)
-                    found = plain(Layout(*kinds).unpack(datagram, head.start, head.end))
+                    head = decode(datagram, at, end)
+                    found = body(datagram, at + size, end, *kinds)
                 except FrameError:
                     continue
                 assert encoded(head, found, *kinds) == data[at:end]

@@ -22,6 +22,7 @@ from puffs.isolate.frames import BUFFER_SIZE, REPLY_SIZE, REQUEST_SIZE, Class, F
 from puffs.isolate.isolation import Isolation
 from puffs.isolate.lines import Lines
 from puffs.isolate.peer import Peer
+from puffs.isolate.pipes import pair
 from puffs.isolate.process import start
 from puffs.isolate.remote import Hello, Remote
 from puffs.isolate.rooms import COUNT, Rooms
@@ -38,6 +39,7 @@ GRACE_SECONDS: Final = 5.0
 """How long the process may take to end by itself, when all is over."""
 Answer = Callable[[BaseException | None], None]
 """Tells the file server what became of what it has said: None, or why not."""
+_WORDS_MAX: Final = 256
 _READ: Final = 1 << 16
 _NOTICES_MAX: Final = 1024
 """Flush operations under way; with more, what is said unasked is not listened to."""
@@ -72,11 +74,11 @@ class Isolated:
         self._kept = False
         self._notices = 0
         rooms = Rooms()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = pair()
         self._upcalls, unasked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             run = partial(life, make, theirs, unasked, rooms, threads)
-            keep = (theirs.fileno(), unasked.fileno())
+            keep = (*theirs, unasked.fileno())
             self._process = start(run, keep, isolation.confinement)
         except BaseException:
             ours.close()
@@ -91,30 +93,30 @@ class Isolated:
         self._thread = threading.Thread(target=self._watch, name="puffs-isolated", daemon=True)
         self._thread.start()
         try:
-            self.server = Remote(self.peer, self._hello(ours))
+            self.server = Remote(self.peer, self._hello(ours.reads))
         except BaseException:
             self.close()
             raise
 
-    def _hello(self, connection: socket.socket) -> Hello:
+    def _hello(self, reads: int) -> Hello:
         """What the file server says when it has been built, however long that takes."""
-        datagram = memoryview(bytearray(BUFFER_SIZE))
+        packet = memoryview(bytearray(BUFFER_SIZE))
         poll = select.poll()
-        poll.register(connection, select.POLLIN)
+        poll.register(reads, select.POLLIN)
         poll.poll()
-        length = connection.recv_into(datagram)
+        length = os.readv(reads, (packet,))
         if not length:
             self._process.kill()
             self._ended.wait()
             raise OSError(errno.EIO, f"{self} {self._why} before it was built")
-        (at, end), *_ = frames.split(datagram, length)
-        *what, rv = frames.reply(datagram, at, end)
+        (at, end), *_ = frames.split(packet, length)
+        *what, rv, _ = frames.reply(packet, at, end)
         if what != [Class.OWN, Own.HELLO, HELLO_ID]:
             raise FrameError(f"{self} does not begin by saying what it is")
         if rv:
-            words, *_ = messages.FAULT.unpack(datagram, at + REPLY_SIZE, end)
+            words, *_ = messages.FAULT.unpack(packet, at + REPLY_SIZE, end)
             raise OSError(rv, messages.words_in(words))
-        return Hello.unpack(datagram, at + REPLY_SIZE, end)
+        return Hello.unpack(packet, at + REPLY_SIZE, end)
 
     def __str__(self) -> str:
         return f"the file server (process {self.pid})"
@@ -168,7 +170,7 @@ class Isolated:
         if self._closing:
             return
         self._closing = True
-        self.peer.shut()
+        self.peer.hang_up()
         if self._process.wait(GRACE_SECONDS) is None:
             logger.error("%s does not end by itself: it is killed", self)
             self._process.kill()
@@ -312,7 +314,7 @@ class Isolated:
         text = str(exc.strerror if isinstance(exc, OSError) else exc or "").encode()
         pack = messages.FAULT.replies(class_, type_)
         try:
-            frame = pack(id_, code, text[: frames.TEXT_MAX], b"", 0, 0)
+            frame = pack(id_, code, None, text[:_WORDS_MAX], b"", 0, 0)
             self._upcalls.send(frame, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError as failure:
             logger.debug("%s does not listen: %s", self, failure)

@@ -153,13 +153,18 @@ class Queues:
         """`send` and `fetch` at once, for a message that nothing is queued before: the caller sends
         its frame now, or gives it back. False when it was queued as ever.
         """
-        if message.bulk or message.faf or self._touser or self.dead or self._interrupted():
-            self.send(message)
-            return False
         with self._lock:
-            id_ = self._last_id + 1
-            message.frame = message.pack(id_, -1)
+            rooms = self._rooms
+            parks = message.bulk and not rooms
+            if parks or message.faf or self._touser or self.dead or self._interrupted():
+                self.send(message)
+                return False
+            id_, room = self._last_id + 1, rooms[-1] if message.bulk else -1
+            message.frame = message.pack(id_, room)
+            if room >= 0:
+                del rooms[-1]
             self._last_id = message.id = id_
+            message.room = room
             message.place = _REPLYWAIT
             self._replywait[id_] = message
             self.waiters += 1

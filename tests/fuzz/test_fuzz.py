@@ -1,0 +1,78 @@
+"""A short run of each fuzzer, and what tells that the fuzzers find something."""
+
+import os
+import sys
+from struct import unpack_from
+
+import pytest
+
+from puffs.isolate import frames
+from puffs.isolate.frames import FrameError
+from tests.fuzz import runs
+from tests.fuzz.decoders import DECODERS, MEANINGS, decode
+from tests.fuzz.seeds import SEEDS, text
+
+SECONDS = 8
+CALLS = 1000
+"""How often a decoder is called in that time at the very least, also on a slow machine."""
+
+
+@pytest.fixture
+def atheris() -> None:
+    """Whatever fuzzes needs it; in CI it must be there."""
+    if reason := runs.why_not():
+        if os.environ.get("PUFFS_REQUIRE_FUSE") == "1":
+            pytest.fail(f"PUFFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+@pytest.mark.usefixtures("atheris")
+@pytest.mark.parametrize("name", DECODERS)
+def test_hostile_bytes(name: str) -> None:
+    done = runs.run(f"tests.fuzz.decoders:{name}", runs.seeds(name), SECONDS)
+    assert not done.failed, done.report
+    assert done.calls > CALLS, done.report
+    assert done.news > 0, f"nothing tells the fuzzer what it reaches: {done.report}"
+
+
+TEXT_AT = frames.REQUEST_SIZE + 4
+
+
+def careless(data: bytes) -> None:
+    """A decoder that believes what a frame says of the length of its text."""
+    try:
+        frames.request(data, 0, len(data))
+    except FrameError:
+        return
+    if len(data) > TEXT_AT:
+        (length,) = unpack_from("=I", data, frames.REQUEST_SIZE)
+        last = data[TEXT_AT + length - 1]
+        assert last <= 0xFF
+
+
+@pytest.mark.usefixtures("atheris")
+def test_a_finding_is_told() -> None:
+    frame = frames.Layout("text").requests(frames.Class.VN, 12)(7, 5, *frames.NOBODY, b"name")
+    careless(frame)
+    done = runs.run("tests.fuzz.test_fuzz:careless", {"text": frame}, SECONDS)
+    assert done.failed
+    ((name, data),) = done.findings.items()
+    assert name.startswith("crash-")
+    with pytest.raises(IndexError):
+        careless(data)
+    assert data.hex() in done.report
+    assert "IndexError" in done.report
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the seeds have the other byte order")
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_seeds_are_frames_of_every_body(name: str) -> None:
+    assert (runs.CORPUS / f"{name}.hex").read_text() == text(name), (
+        "the messages have changed: python -m tests.fuzz.seeds"
+    )
+    for label, frame in SEEDS[name]():
+        assert decode(frame, name) == 1 + (label == "two")
+
+
+def test_every_kind_of_field_is_looked_into() -> None:
+    assert MEANINGS.keys() == frames.FIELDS.keys()
