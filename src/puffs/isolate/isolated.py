@@ -128,6 +128,7 @@ class Isolated:
         thread of its own.
         """
         mount.server_pid = self.pid
+        mount.vnodes.turn = self.peer.turn
         with self._attaching:
             self._mount, self._buried = mount, buried or _nothing
         if self._ended.is_set():

@@ -156,6 +156,8 @@ class Peer:
         self._vector = (self._buffer,)
         # Reentrant: what is interrupted while it could not be sent is told of at once.
         self._sending = threading.RLock()
+        self.turn: Final = threading.RLock()
+        """Held while an answer is made use of in one step (`Call.after`): see `VnodeTable.turn`."""
         self._leading = threading.Lock()
         """Held by the thread that receives."""
         self._heard = 0
@@ -309,6 +311,8 @@ class Peer:
 
         On the thread that serves too, where nothing else can be done.
         """
+        if call.after is None:
+            call.after = _own
         self.begin(call)
         self._since(call)
         try:
@@ -321,8 +325,7 @@ class Peer:
                         self.queues.wake()
                 else:
                     self.queues.sleep(lambda: call.over or not self._leading.locked())
-            result = call.outcome()
-            return bytes(result) if type(result) is memoryview else result
+            return call.outcome()
         except BaseException:
             self.interrupt(call)
             raise
@@ -400,13 +403,18 @@ class Peer:
                 error = self._error(rv, at, end)
             else:
                 room = self.rooms.memory(call.room) if tail else None
-                result = call.kind.decode(self._buffer, at, end, room)
-                if call.after is not None:
-                    result = call.after(result)
+                if call.after is None:
+                    result = call.kind.decode(self._buffer, at, end, room)
+                else:
+                    with self.turn:
+                        result = call.after(call.kind.decode(self._buffer, at, end, room))
         except FrameError as exc:
             error = ProtocolFault("ERROR", f"{call.operation}: {exc}", node=self._node_of(call))
         except Exception as exc:
             error = exc
+        except BaseException:  # a signal, and the thread may have received for another one
+            self.queues.complete(call, None, OSError(errno.EINTR, os.strerror(errno.EINTR)))
+            raise
         waited_for = self.queues.complete(call, result, error)
         if not waited_for and error is None and call.late is not None:
             call.late(result)
@@ -478,6 +486,11 @@ class Peer:
         self._pinged = ping = Call(self, _PING)
         ping.endless = True
         self.begin(ping)
+
+
+def _own(result: Any) -> Any:
+    """A result that is good for longer than the buffer, which other threads receive into."""
+    return bytes(result) if type(result) is memoryview else result
 
 
 _PING: Final = Kind(
