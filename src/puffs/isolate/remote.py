@@ -99,6 +99,8 @@ class Remote:
             "advlock": self._advlock,
             "reclaim": self._reclaim,
             "snapshot": self._snapshot,
+            "unmount": self._unmount,
+            "error": self._error,
         }
         made: dict[str, Callable[..., Any]] = {}
         for name in self._implemented & ROWS.keys():
@@ -213,6 +215,27 @@ class Remote:
 
         return snapshot
 
+    def _unmount(self, row: Row) -> Callable[..., Call]:
+        """One that is forced waits no longer than it must: its answer is not heard (U10)."""
+        plain = self._plain(row)
+
+        def unmount(force: bool) -> Call:
+            call = plain(force)
+            if force:
+                call.seconds = FORCED_SECONDS
+            return call
+
+        return unmount
+
+    def _error(self, row: Row) -> Callable[..., None]:
+        """With no more words than the reference has (2.4)."""
+        fire = self._fire(row)
+
+        def error(kind: str, code: int, text: str, node: object) -> None:
+            fire(kind[:WORDS_MAX], code, text[:WORDS_MAX], node)
+
+        return error
+
     def _reclaim(self, row: Row) -> Callable[..., None]:
         """With it goes how often the node had come (2.4, 2.9)."""
         peer, pack = self._peer, row.request.requests(row.class_, row.type, faf=True)
@@ -323,6 +346,11 @@ _LONG: Final = frozenset(("text", "bytes", "data"))
 SHORT: Final = FRAME_MAX - 512
 """... and how many bytes of them are not, beside whatever else is in it."""
 _LONG_ANSWERS: Final = frozenset(("readdir", "readlink", "getxattr", "listxattr", "ioctl"))
+
+WORDS_MAX: Final = 256
+"""How long the text of an `error` may be."""
+FORCED_SECONDS: Final = 5.0
+"""How long a forced unmount waits for a file server."""
 
 _DROP: Final = messages.DROP.requests(Class.OWN, Own.DROP, faf=True)
 

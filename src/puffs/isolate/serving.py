@@ -237,7 +237,7 @@ class Dispatch:
         def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
             node = header[3]
             (told,) = unpack(packet, at, end)
-            cookie = objects.values[node]
+            cookie = objects.values.get(node)
             if objects.drop(node, told):
                 self._aside(row.name, operation, cookie)
 
