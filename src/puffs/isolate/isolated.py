@@ -137,12 +137,13 @@ class Isolated:
     def __enter__(self) -> "Isolated":
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if not self._kept:
-            if died := self.died:
-                self.close()
-                raise ServerDied(errno.EIO, died)
-            self.close()
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        if self._kept:
+            return
+        died = self.died
+        self.close()
+        if died and isinstance(exc, OSError):  # which says less
+            raise ServerDied(errno.EIO, died) from exc
 
     def finish(self, result: Any) -> Any:
         """What `Mount` is given as `finish` where threads wait for answers themselves: if there
