@@ -178,7 +178,7 @@ class Dispatch:
         if row.name in ("close", "closedir"):
             into["file"] = self._objects.take  # it is known no more
         if row.name == "suspend":
-            into["signed"] = Suspend
+            into["signed"] = _status
         conversions = [
             (at, into[sort]) for at, sort in enumerate(row.sorts[about_node:]) if sort in into
         ]
@@ -227,7 +227,7 @@ class Dispatch:
 
         def handler(_id: int, node: int, datagram: memoryview, at: int, end: int) -> None:
             (told,) = unpack(datagram, at, end)
-            cookie = objects.values[node]
+            cookie = objects.values.get(node)  # of one that is not known there is nothing to drop
             if objects.drop(node, told):
                 self._aside(row.name, operation, cookie)
 
@@ -260,6 +260,13 @@ class Dispatch:
     def _ping(self, id_: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
         messages.PING.unpack(datagram, at, end)
         self._send(_pack_ping(id_, 0))
+
+
+def _status(number: int) -> Suspend:
+    try:
+        return Suspend(number)
+    except ValueError:
+        raise FrameError(f"a suspension with the status {number}, which is none") from None
 
 
 _NO_SIGNAL: Final = int(socket.MSG_NOSIGNAL)
