@@ -131,7 +131,7 @@ def test_answers_come_in_batches_and_what_is_well_before_an_error_counts() -> No
 
     def answers() -> None:
         for at, end in frames.split(batch, len(batch) - 1):
-            _, _, id_, _ = frames.reply(batch, at, end)
+            *_, id_, _rv = frames.reply(batch, at, end)
             queues.complete(queues.answer(id_), end - at)
 
     with pytest.raises(FrameError):

@@ -53,7 +53,7 @@ def test_an_answer_reaches_the_result_of_a_message_and_nothing_else() -> None:
     queues.fetch(FRAME_MAX)
     before = {**vars(asked)}
     datagram = Layout("unsigned").replies(Class.FLUSH, 0xFFFF)(asked.id, -(2**63), 2**64 - 1)
-    _, _, id_, rv = frames.reply(datagram, 0, len(datagram))
+    *_, id_, rv = frames.reply(datagram, 0, len(datagram))
     assert (id_, rv) == (asked.id, -(2**63)), "whether there is such an errno: 2.7"
     queues.complete(queues.answer(id_), datagram[REPLY_SIZE:])
     after = {**vars(asked)}

@@ -169,20 +169,28 @@ class Peer:
                     batch = queues.fetch(FRAME_MAX, 1)
                 except OSError:  # dead, or another thread was faster
                     return
-                frame = batch[0].frame if len(batch) == 1 else b"".join(m.frame for m in batch)
-                try:
-                    self._connection.send(frame, _SEND)
-                except BlockingIOError:
-                    queues.unfetch(batch)
+                if not self._put(batch, b"".join(message.frame for message in batch)):
                     return
-                except OSError:  # whoever receives will see why
-                    return
+
+    def _put(self, batch: Sequence[Message], datagram: bytes) -> bool:
+        """Send what was fetched; False when it could not be sent."""
+        try:
+            self._connection.send(datagram, _SEND)
+        except BlockingIOError:
+            self.queues.unfetch(batch)
+            return False
+        except OSError:  # whoever receives will see why
+            return False
+        return True
 
     # ------------------------------------------------------- for the thread that serves (Stepper)
 
     def begin(self, call: Call) -> None:
         """Send a call, for whose answer nobody waits yet."""
-        self.queues.send(call)
+        with self._sending:
+            if self.queues.pass_by(call):
+                self._put((call,), call.frame)
+                return
         if call.place is Place.PARKED:
             call.keep()
         self.flush()
@@ -192,18 +200,19 @@ class Peer:
         if self._lent:
             self._free_lent()
         self.begin(call)
-        queues = self.queues
-        if queues.waiters == 1 and self._leading.acquire(blocking=False):
+        if self.queues.waiters == 1 and self._leading.acquire(blocking=False):
             try:
                 self._receive(0)
             finally:
                 self._leading.release()
-        if not call.over:
+        if call.place is not Place.DONE:
             self._stepped = call
             return WAITING
         if call.room >= 0:
             self._lent.append(call)
-        return call.outcome()
+        if call.error is not None:
+            raise call.error
+        return call.result
 
     def adopt(self, who: Requester, done: Done) -> None:
         """Have what was just stepped finish later. See `Stepper`."""

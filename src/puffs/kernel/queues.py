@@ -149,6 +149,22 @@ class Queues:
             self.waiters += 1
             queue.append(message)
 
+    def pass_by(self, message: Message) -> bool:
+        """`send` and `fetch` at once, for a message that nothing is queued before: the caller sends
+        its frame now, or gives it back. False when it was queued as ever.
+        """
+        if message.bulk or message.faf or self._touser or self.dead or self._interrupted():
+            self.send(message)
+            return False
+        with self._lock:
+            id_ = self._last_id + 1
+            message.frame = message.pack(id_, -1)
+            self._last_id = message.id = id_
+            message.place = _REPLYWAIT
+            self._replywait[id_] = message
+            self.waiters += 1
+        return True
+
     def interrupt(self, message: Message, code: int = EINTR) -> bool:
         """Its waiter does not wait any more: it is completed with the errno `code`.
 
@@ -290,18 +306,21 @@ class Queues:
         False when its waiter has gone: the result is thrown away (Q7).
         """
         with self._lock:
-            waited = message.place is _REPLYWAIT
-            if waited:
+            place = message.place
+            if place is _REPLYWAIT:
                 del self._replywait[message.id]
                 self._settle(message, _DONE, result, error)
-                over = [message]
-            elif message.place is _LEFT:
+                over = None
+            elif place is _LEFT:
                 del self._replywait[message.id]
                 over = self._vacate(message)
             else:
                 return False
-        _tell(over)
-        return waited
+        if over is not None:
+            _tell(over)
+        elif message.completed is not None:
+            _tell((message,))
+        return over is None
 
     def userdead(self) -> None:
         """The file server is dead: all messages that are anywhere fail with ENXIO, and so does all
