@@ -1,8 +1,8 @@
 """The file server of the benchmark, written with puffs: what `floor.c` serves, in plain Python.
 
-Run as `python -m benchmarks.server [--async] [--isolated] MOUNTPOINT`; it ends when it is unmounted.
-With `--async` the operations are `async def` ones that never wait; with `--isolated` they are in a
-process of their own.
+Run as `python -m benchmarks.server [--async] [--isolated] MOUNTPOINT`; it ends when it is
+unmounted. With `--async` the operations are `async def` ones that never wait; with `--isolated`
+they are in a process of their own.
 """
 
 import errno

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from puffs.attach.serve import mount as mount
     from puffs.attach.serve import run as run
     from puffs.attach.serve import session as session
+    from puffs.isolate.isolation import Isolation as Isolation
     from puffs.kernel.args import KernelFlag as KernelFlag
     from puffs.kernel.args import MountArgs as MountArgs
     from puffs.kernel.mount import Mount as Mount
+    from puffs.kernel.mount import ServerDied as ServerDied
     from puffs.kernel.mount import Status as Status
     from puffs.kernel.notice import Notice as Notice
     from puffs.kernel.sizes import StatVfsError as StatVfsError
@@ -57,8 +59,9 @@ _HOME = {
     "puffs.attach.local.vfs": "LocalFileSystem local",
     "puffs.attach.main": "main",
     "puffs.attach.serve": "mount run session",
+    "puffs.isolate.isolation": "Isolation",
     "puffs.kernel.args": "KernelFlag MountArgs",
-    "puffs.kernel.mount": "Mount Status",
+    "puffs.kernel.mount": "Mount ServerDied Status",
     "puffs.kernel.notice": "Notice",
     "puffs.kernel.sizes": "StatVfsError",
     "puffs.kernel.sync": "Wait",

@@ -17,7 +17,8 @@ from puffs.attach.child import ChildMount, spawn
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import MountError, abort_connection
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
-from puffs.attach.serve import mount, run
+from puffs.attach.serve import run
+from puffs.isolate.isolation import Isolate
 from puffs.kernel.mount import Mount, Servable
 
 PATIENCE = 10.0
@@ -38,7 +39,7 @@ def give_back(mountpoint: Path) -> None:
 
 
 class Served:
-    """A mount of a file server in a child process.
+    """A mount of a file server in a child process, where it may have one of its own (`isolate`).
 
     `path` is the mount point, `log` the lines of the logger "puffs" in the child, `notes` what the
     file server wrote down (`Noting`).
@@ -48,30 +49,30 @@ class Served:
         self.path = path
         self._log = directory / "log"
         self._notes = directory / "notes"
+        self._server = directory / "server pid"
         self.child: ChildMount
 
     def start(
         self,
         make: Callable[["Notes"], Servable],
         options: str = "",
-        on_ready: Callable[[Mount], None] | None = None,
+        on_ready: Callable[[Mount], None] = lambda mount: None,
+        isolate: Isolate = False,
     ) -> None:
         """Mount what `make` makes; `on_ready` is called in the child, before the mount is used."""
 
-        def factory() -> Servable:
-            logging.root.handlers[:] = [logging.FileHandler(self._log)]
-            return make(Notes(self._notes))
-
-        if on_ready is None:
-            self.child = mount(factory, self.path, options, process=True)
-            return
-
         def serving(ready: Callable[[Mount], None]) -> None:
+            logging.root.handlers[:] = [logging.FileHandler(self._log)]
+
             def both(mount: Mount) -> None:
+                self._server.write_text(str(mount.server_pid))
                 on_ready(mount)
                 ready(mount)
 
-            run(factory, self.path, options, on_ready=both)
+            def factory() -> Servable:
+                return make(Notes(self._notes))
+
+            run(factory, self.path, options, isolate=isolate, on_ready=both)
 
         self.child = spawn(serving, str(self.path))
 
@@ -84,6 +85,11 @@ class Served:
             if true():
                 return
         raise AssertionError("it has not come true")
+
+    @property
+    def server_pid(self) -> int:
+        """The process that answers."""
+        return int(self._server.read_text())
 
     @property
     def log(self) -> list[str]:

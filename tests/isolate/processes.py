@@ -4,12 +4,15 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from puffs.isolate.confinement import Confinement
 from puffs.isolate.process import Process, start
 
-SECONDS = 30.0  # after which something hangs
+SECONDS = 20.0  # after which something hangs
 
 
 def run(
@@ -65,15 +68,20 @@ def readable(fd: int, seconds: float = SECONDS) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-def script(text: str, *words: str) -> "subprocess.Popen[str]":
+@contextmanager
+def script(text: str, *words: str) -> Iterator["subprocess.Popen[str]"]:
     """A program of its own, for what cannot be done in the process that runs the tests."""
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", text, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as program:
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 def result(text: str, *words: str) -> str:
@@ -83,3 +91,19 @@ def result(text: str, *words: str) -> str:
     assert program.returncode == 0, errors
     assert errors == ""
     return output.rstrip("\n")
+
+
+def descriptors() -> list[int]:
+    """Those of this process, without the one that lists them."""
+    found = map(int, os.listdir("/proc/self/fd"))
+    return sorted(fd for fd in found if os.path.lexists(f"/proc/self/fd/{fd}"))
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """The body must give back all descriptors, and the status of each process."""
+    before = descriptors()
+    yield
+    assert descriptors() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

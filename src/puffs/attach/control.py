@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import puffs
-from puffs.attach import rendezvous
+from puffs.attach import ended, rendezvous
 from puffs.attach.fuse.describe import OPERATIONS, opcodes_of
 from puffs.attach.fuse.mounting import CONNECTIONS
 from puffs.attach.fuse.observe import Observation
@@ -112,6 +112,7 @@ class Control:
         self._name = rendezvous.socket_name(device)
         with rendezvous.opened(rendezvous.made(rendezvous.own_directory())) as directory:
             rendezvous.remove_stale(directory)
+            ended.forget(directory, self._mount.mountpoint)
             self._socket = rendezvous.bind(directory, self._name)
             self._inode = os.stat(self._name, dir_fd=directory).st_ino
             self._directory = os.dup(directory)
@@ -245,7 +246,7 @@ class Control:
             "mountpoint": mount.mountpoint,
             "name": mount.name,
             "pid": os.getpid(),
-            "server_pid": os.getpid(),
+            "server_pid": self._mount.server_pid,
             "version": puffs.__version__,
             "device": rendezvous.socket_name(device),
             "args": mount.args.copyout(),
@@ -257,6 +258,8 @@ class Control:
             "traces": len(self._traces),
             "slow": self._slow_seconds,
         }
+        if mount.why:
+            status["why"] = mount.why
         if observation.on:
             status.update(self._under_way())
         if observation.counting:

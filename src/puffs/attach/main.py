@@ -14,9 +14,11 @@ from puffs.attach.child import daemonize
 from puffs.attach.fuse.mountpoint import MountError
 from puffs.attach.fuse.options import help_text
 from puffs.attach.fuse.places import MountPoint, Where, place_of
+from puffs.attach.isolating import ISOLATE, ISOLATE_HELP, ROWS, UsageError, isolation_from
 from puffs.attach.logs import JsonFormatter
 from puffs.attach.serve import Options, Server, parsed_options, run
 from puffs.attach.systemd import notify
+from puffs.isolate.isolation import Isolation
 from puffs.kernel.mount import Mount
 from puffs.streams import open_streams
 
@@ -36,10 +38,11 @@ _INTERRUPTED = 130
 def main(fs: Server, argv: Sequence[str] | None = None) -> NoReturn:
     """Mount `fs` as the command line asks, then end the program.
 
-    ``PROG [-f] [-o OPTIONS]... MOUNTPOINT`` mounts in the background and returns to the shell once
-    the mount can be used; with ``-f`` it serves until the file system is unmounted or INT, TERM or
-    HUP asks to end. The exit status is 0, 1 when it cannot be mounted (one line on stderr says
-    why), or 2 for a command line that makes no sense.
+    ``PROG [-f] [-o OPTIONS]... [--isolate ...] MOUNTPOINT`` mounts in the background and returns to
+    the shell once the mount can be used; with ``-f`` it serves until the file system is unmounted
+    or INT, TERM or HUP asks to end. With ``--isolate`` the file server gets a process of its own
+    (`Isolation`). The exit status is 0, 1 when it cannot be mounted or such a process has died (one
+    line on stderr says why), or 2 for a command line that makes no sense.
 
     Args:
         fs: a file server, its class, or a function that makes one. A class or function is called in
@@ -65,10 +68,29 @@ def main(fs: Server, argv: Sequence[str] | None = None) -> NoReturn:
         default=[],
         help="mount options, see below; may be given several times",
     )
+    parser.add_argument(ISOLATE, action="store_true", help=_in_argparse(ISOLATE_HELP))
+    for row in ROWS:
+        parser.add_argument(row.flag, metavar=row.metavar, help=_in_argparse(row.help))
     args = parser.parse_args(argv)
+    try:
+        isolation = isolation_from(args.isolate, vars(args))
+    except UsageError as exc:
+        parser.error(str(exc))
     sys.exit(
-        mount_command(parser.prog, fs, args.mountpoint, args.options, foreground=args.foreground)
+        mount_command(
+            parser.prog,
+            fs,
+            args.mountpoint,
+            args.options,
+            foreground=args.foreground,
+            isolation=isolation,
+        )
     )
+
+
+def _in_argparse(text: str) -> str:
+    """A help text as argparse writes its own: no capital, no full stop at the end."""
+    return text[0].lower() + text[1:].removesuffix(".")
 
 
 def mount_command(
@@ -79,11 +101,13 @@ def mount_command(
     *,
     foreground: bool,
     json_log: bool = False,
+    isolation: Isolation | None = None,
 ) -> int:
     """Do what a command called `prog` does that mounts `fs`; return its exit status.
 
     Returns once the mount can be used, or with `foreground` when it is gone. Complaints go to
-    stderr, a line each. `json_log`: what is logged once it serves are lines of JSON.
+    stderr, a line each. `json_log`: what is logged once it serves are lines of JSON. `isolation`:
+    how the file server is held in a process of its own, if it gets one.
     """
 
     def serve(ready: Callable[[Mount], None] = lambda mount: None) -> None:
@@ -92,7 +116,7 @@ def mount_command(
             ready(mount)
 
         set_up_log(prog, foreground, as_json=json_log)
-        run_explained(fs, mountpoint, wanted, announce)
+        run_explained(fs, mountpoint, wanted, announce, isolation)
         notify("STOPPING=1")
 
     try:
@@ -116,11 +140,15 @@ def mount_command(
 
 
 def run_explained(
-    fs: Server, mountpoint: Where, options: Options, on_ready: Callable[[Mount], None]
+    fs: Server,
+    mountpoint: Where,
+    options: Options,
+    on_ready: Callable[[Mount], None],
+    isolation: Isolation | None = None,
 ) -> None:
     """`run`, with whatever stops the mounting turned into a `MountError`, in one line."""
     try:
-        run(fs, mountpoint, options, on_ready=on_ready)
+        run(fs, mountpoint, options, isolate=isolation or False, on_ready=on_ready)
     except _EXPLAINED as exc:
         logger.debug("the mounting has failed", exc_info=True)
         # The way from a child process keeps an errno and a text only.

@@ -54,10 +54,16 @@ def likely_directories(found: MountInfo) -> list[str]:
         if user == "0":
             directories.append(ROOT_DIRECTORY)
         directories += [f"/run/user/{user}/puffs", f"/tmp/puffs-{user}"]
+    return list(dict.fromkeys(directories + all_directories()))
+
+
+def all_directories() -> list[str]:
+    """Where this user may look: his own directory first, and for root those of all others."""
+    directories = [own_directory()]
     if os.geteuid() == 0:
         directories += sorted(map(str, Path("/run/user").glob("*/puffs")))
         directories += sorted(map(str, Path("/tmp").glob("puffs-*")))
-    return list(dict.fromkeys(directories))
+    return directories
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast, overload
 
+from puffs.attach import ended
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.control import Control
 from puffs.attach.driven import DrivenSession, StartSoon, at_once
@@ -25,9 +26,9 @@ from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.attach.fuse.syscalls import MS_REMOUNT
-from puffs.isolate.isolation import Isolate, Isolation, ServerDied, isolation_of
+from puffs.isolate.isolation import Isolate, Isolation, isolation_of
 from puffs.kernel.args import MNT_UPDATE, REQUEST_HEADER, KernelFlag, MountArgs, check_flags
-from puffs.kernel.mount import Mount, Servable, name_of
+from puffs.kernel.mount import Mount, Servable, ServerDied, made, name_of
 
 logger = logging.getLogger("puffs")
 
@@ -149,6 +150,11 @@ def mount(
     def serve_here() -> None:
         try:
             serve()
+            _check_alive(mounted)
+        except ServerDied as exc:
+            failure.append(exc)
+            if ready.is_set():
+                logger.error("%s", exc.strerror)
         except BaseException as exc:
             failure.append(exc)
             if ready.is_set():
@@ -262,10 +268,10 @@ class _Request:
         from puffs.isolate.isolated import Isolated
 
         wanted = self.wanted()
-        with Isolated(partial(make, self.fs), isolation, threads=wanted.threads) as isolated:
+        with Isolated(partial(made, self.fs), isolation, threads=wanted.threads) as isolated:
             mount = Mount(isolated.server, self.args_for(isolated.server))
             session, connection = self.connect(mount, connecting)
-            isolated.attach(mount, unmounts=True)
+            isolated.attach(mount, self._bury)
             isolated.kept()
 
         def serve() -> None:
@@ -277,6 +283,18 @@ class _Request:
 
         return mount, serve
 
+    def _bury(self, mount: Mount) -> None:
+        """The file server has died: nobody can use the mount any more."""
+        if self.wanted().control:
+            try:
+                ended.leave(mount)  # before it goes: who looks then finds it
+            except OSError as exc:
+                logger.info("%s: no record is left: %s", mount.mountpoint, exc)
+        try:
+            mount.unmount(force=True)
+        except OSError as exc:
+            logger.error("%s: %s", mount.mountpoint, exc)
+
     def wanted(self) -> MountOptions:
         """The mount options. A remount is refused before anything is made (M3)."""
         wanted = parsed_options(self.options)
@@ -286,7 +304,7 @@ class _Request:
     def built(self) -> tuple[Servable, MountArgs]:
         """The file server (a class or a function is called for it), and what is asked for it."""
         self.wanted()
-        server = make(self.fs)
+        server = made(self.fs)
         if server.asynchronous and self.wanted().threads > 1:
             raise OptionError(
                 "threads: this file server has async def operations, which one thread serves"
@@ -356,17 +374,10 @@ class _Request:
         return session, replace(connection, ended=ended)
 
 
-def make(fs: Server) -> Servable:
-    """A file server: itself, or what its class or a function makes."""
-    if isinstance(fs, type) or not hasattr(fs, "operations"):
-        return cast(Callable[[], Servable], fs)()
-    return cast(Servable, fs)
-
-
 def _check_alive(mount: Mount) -> None:
     """Raise `ServerDied` when that is why it is not mounted any more."""
     if mount.why:
-        raise ServerDied(errno.EIO, mount.why)
+        raise ServerDied(errno.EIO, f"{mount.mountpoint}: {mount.why}")
 
 
 def parsed_options(options: Options) -> MountOptions:

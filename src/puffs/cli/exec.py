@@ -1,13 +1,11 @@
 """`puffs exec`."""
 
 import sys
-from collections.abc import Callable
 
 import click
 
 from puffs.attach.private import NOT_EXECUTABLE, NOT_FOUND, execute
-from puffs.cli.spec import SpecError, parse_spec
-from puffs.kernel.mount import Servable
+from puffs.cli.spec import SpecError, maker_of
 
 
 @click.command("exec", context_settings={"allow_interspersed_args": False})
@@ -34,7 +32,7 @@ def exec(mounts: tuple[str, ...], command: tuple[str, ...]) -> None:
     """
     pairs = [split_mount(text) for text in mounts]
     try:
-        sys.exit(execute("puffs", [(_made(spec), place) for spec, place in pairs], command))
+        sys.exit(execute("puffs", [(maker_of(spec), place) for spec, place in pairs], command))
     except (FileNotFoundError, PermissionError) as exc:
         if exc.filename != command[0]:
             raise
@@ -49,8 +47,3 @@ def split_mount(text: str) -> tuple[str, str]:
         raise SpecError(f"{text!r} names no directory: write -m SPEC:DIR")
     place, mark, arguments = spec.partition("?")
     return (spec if ":" in place else f"{place}:{mark}{arguments}"), directory
-
-
-def _made(spec: str) -> Callable[[], Servable]:
-    """What makes the file server: its module is loaded where it serves, and may start threads."""
-    return lambda: parse_spec(spec).factory()

@@ -1,12 +1,17 @@
 """`puffs mount`."""
 
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from puffs.attach.fuse.options import help_rows
+from puffs.attach.isolating import ISOLATE, ISOLATE_HELP, ROWS, UsageError, isolation_from
 from puffs.attach.main import mount_command
-from puffs.cli.spec import parse_spec
+from puffs.cli.spec import maker_of, parse_spec
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _WithOptions(click.Command):
@@ -15,6 +20,13 @@ class _WithOptions(click.Command):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Mount OPTIONS, separated by commas"):
             formatter.write_dl(help_rows())
+
+
+def _isolating(command: _Command) -> _Command:
+    """The options of `attach.isolating`."""
+    for row in reversed(ROWS):
+        command = click.option(row.flag, metavar=row.metavar, help=row.help)(command)
+    return click.option(ISOLATE, is_flag=True, help=ISOLATE_HELP)(command)
 
 
 @click.command(cls=_WithOptions)
@@ -33,6 +45,7 @@ class _WithOptions(click.Command):
     metavar="SECONDS",
     help="Log requests that take longer: what, by whom, how long. As -o slow=SECONDS.",
 )
+@_isolating
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -46,11 +59,16 @@ def mount(
     options: tuple[str, ...],
     slow: str | None,
     log_format: str,
+    isolate: bool,
+    **limits: str | None,
 ) -> None:
     """Mount the file system SPEC on MOUNTPOINT.
 
     It is served in the background, and the command is done once the mount can be used. `puffs
     umount` ends it; with -f so does ^C. `puffs --help` tells what a SPEC is.
+
+    With --isolate the code that SPEC names runs in a process of its own, from its import on. When
+    that dies, the mount is taken away, and `puffs status` tells why.
 
     \b
     Examples:
@@ -58,8 +76,13 @@ def mount(
       puffs mount 'mem:?size=64M' /mnt/x -o allow_other,noexec
       puffs mount -f ./hello.py:Hello /mnt/hello
       puffs mount -f --slow 0.5 --log-format json mem: /mnt/x
+      puffs mount --isolate --user nobody --memory 512M ./hello.py:Hello /mnt/hello
     """
-    factory = parse_spec(spec).factory
+    try:
+        isolation = isolation_from(isolate, limits)
+    except UsageError as exc:
+        raise click.UsageError(str(exc)) from exc
+    factory = parse_spec(spec).factory if isolation is None else maker_of(spec)
     if slow is not None:
         options += (f"slow={slow}",)
     sys.exit(
@@ -70,5 +93,6 @@ def mount(
             options,
             foreground=foreground,
             json_log=log_format == "json",
+            isolation=isolation,
         )
     )

@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import click
 
+from puffs.attach import ended
 from puffs.attach.asking import NoControl, ask, mounted
-from puffs.attach.fuse.mountinfo import MountInfo
-from puffs.attach.fuse.mountpoint import MountError, is_stale, shown
+from puffs.attach.fuse.mountinfo import MountInfo, find_mount
+from puffs.attach.fuse.mountpoint import MountError, is_stale, resolve, shown
 from puffs.attach.fuse.options import TYPE_PREFIX
 from puffs.attach.fuse.trace import duration, shown_text
 
@@ -23,16 +24,27 @@ def status(mountpoint: str, as_json: bool) -> None:
 
     The state is `running`; `dead` when the server has gone without unmounting (puffs umount takes
     the mount away); `hung` when it does not answer; `unknown` when nothing listens that you may
-    ask. The exit status is 0 if it is running, else 1.
+    ask; `ended` when the mount was taken away since its file server, in a process of its own (puffs
+    mount --isolate), had died: `why` tells how. The exit status is 0 if it is running, else 1.
+
+    `pid` is the process that holds the mount, `server_pid` the one of the file server.
 
     \b
     Examples:
       puffs status /mnt/x
       puffs status --json /mnt/x | jq .state
     """
-    found = status_of(mounted(mountpoint))
+    found = _ended(mountpoint) or status_of(mounted(mountpoint))
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_lines(found)))
     sys.exit(0 if found["state"] == "running" else 1)
+
+
+def _ended(mountpoint: str) -> dict[str, Any] | None:
+    """What is left of a mount whose file server has died, if nothing is mounted there now."""
+    target = resolve(mountpoint)
+    if find_mount(target) is not None or (record := ended.find(target)) is None:
+        return None
+    return {"state": "ended", **record, "pid": None, "server_pid": None}
 
 
 def status_of(found: MountInfo, seconds: float | None = None) -> dict[str, Any]:
@@ -79,6 +91,7 @@ def _lines(found: Mapping[str, Any]) -> Iterable[str]:
 _ROWS: Final = (
     "state",
     "why",
+    "ended",
     "mountpoint",
     "name",
     "pid",

@@ -12,11 +12,11 @@ from puffs.isolate import frames, messages
 from puffs.isolate.frames import LISTING_MAX, FrameError
 from puffs.isolate.messages import Row
 from puffs.isolate.objects import NONE, Objects
-from puffs.isolate.rooms import Rooms
 from puffs.kernel import police
 from puffs.server.errors import ProtocolFault, errno_of
 from puffs.server.types import FHFLAG_DYNAMIC, Cookie, DirEntry, Entry
 
+Room = memoryview | None
 Args = Sequence[Any]
 """The arguments of an operation, and behind them what only its message has."""
 
@@ -39,12 +39,10 @@ class Answers:
     def __init__(
         self,
         objects: Objects,
-        rooms: Rooms,
         close: Callable[[str, Cookie, Any], None],
         handles: tuple[int, int],
     ) -> None:
         self._objects = objects
-        self._rooms = rooms
         self._close = close
         self._fhsize, self._fhflags = handles
         self._fields: Final[Mapping[str, Callable[[Row, Any, Args], tuple[Any, ...]]]] = {
@@ -68,19 +66,27 @@ class Answers:
             "statvfs": lambda _row, reply, _args: (messages.statvfs_out(police.statvfs(reply)),),
         }
 
-    def packer(self, row: Row) -> Callable[[int, Any, Args], bytes]:
-        """What packs the reply of an operation: of the id, what it returned, and its arguments.
+    def packer(self, row: Row) -> Callable[[int, Room, Any, Args], bytes]:
+        """What packs the reply of an operation: of the id, the memory of the room that its message
+        has, what it returned, and its arguments.
 
         Raises what `failure` takes.
         """
         pack, fields = row.reply.replies(row.class_, row.type), self._fields[row.result]
+        if row.reply.kinds == ("attr",):  # the most frequent of all
+
+            def attributes(id_: int, _room: Room, reply: Any, args: Args) -> bytes:
+                attr = police.attributes(reply, args[0], row.name)
+                return pack(id_, 0, None, messages.attr_out(attr))
+
+            return attributes
         if not row.optional:
-            return lambda id_, reply, args: pack(id_, 0, *fields(row, reply, args))
+            return lambda id_, room, reply, args: pack(id_, 0, room, *fields(row, reply, args))
         absent = _ABSENT[row.result]
 
-        def packed(id_: int, reply: Any, args: Args) -> bytes:
+        def packed(id_: int, room: Room, reply: Any, args: Args) -> bytes:
             there = reply is not None
-            return pack(id_, 0, there, *(fields(row, reply, args) if there else absent))
+            return pack(id_, 0, room, there, *(fields(row, reply, args) if there else absent))
 
         return packed
 
@@ -93,14 +99,20 @@ class Answers:
                 exc = ProtocolFault("ERROR", f"{row.name}: {exc}")
             try:
                 if not isinstance(exc, ProtocolFault):
-                    return pack(id_, errno_of(exc, row.name), _words(exc), b"", 0, NONE)
+                    return pack(id_, errno_of(exc, row.name), None, _words(exc), b"", 0, NONE)
             except ProtocolFault as fault:
                 exc = fault
-            node = self._objects.number_of(exc.node)
             kind, text = os.fsencode(exc.kind), _cut(exc.text)
-            return pack(id_, exc.errno, text, kind, exc.hint, node)
+            return pack(id_, exc.errno, None, text, kind, exc.hint, self._named(exc.node))
 
         return packed
+
+    def _named(self, node: Cookie) -> int:
+        """The number of a node that a fault is about; the kernel half may not have known it."""
+        try:
+            return NONE if node is None else self._objects.node(node)[0]
+        except Exception:  # it is no cookie, or has no `fileid`: that may be the very fault
+            return NONE
 
     # ----------------------------------------------------------------- fields, by sort of result
 
@@ -139,12 +151,7 @@ class Answers:
         return id_, messages.hints_out(opened)
 
     def _data(self, _row: Row, reply: Any, args: Args) -> tuple[Any, ...]:
-        node, _, size, _, room = args
-        data = police.data(reply, size, node)
-        if room < 0:
-            return ((-1, len(data), data),)
-        self._rooms.view(room, len(data))[:] = data
-        return ((room, len(data), b""),)
+        return (police.data(reply, args[2], args[0]),)
 
     def _amount(self, row: Row, reply: Any, args: Args) -> tuple[Any, ...]:
         size = len(args[2]) if row.name == "write" else args[6]

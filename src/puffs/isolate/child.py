@@ -8,8 +8,9 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final
 
-from puffs.isolate import frames, messages
+from puffs.isolate import messages
 from puffs.isolate.frames import Class, Own
+from puffs.isolate.pipes import Ends
 from puffs.isolate.rooms import Rooms
 from puffs.isolate.serving import Dispatch, serve, serve_async
 from puffs.isolate.upcalls import MountThere, Upcalls
@@ -26,13 +27,15 @@ _EXPLAINED: Final = (OSError, TypeError, ValueError)
 traceback.
 """
 
+_WORDS_MAX: Final = 2048
+
 _pack_hello = messages.HELLO.replies(Class.OWN, Own.HELLO)
 _pack_failure = messages.FAULT.replies(Class.OWN, Own.HELLO)
 
 
 def life(
     make: Callable[[], Servable],
-    operations: socket.socket,
+    ends: Ends,
     upcalls: socket.socket,
     rooms: Rooms,
     threads: int,
@@ -42,15 +45,15 @@ def life(
         server = make()
         hello = _hello(server, threads)
     except BaseException as exc:
-        operations.send(_pack_failure(HELLO_ID, *_in_words(exc)), socket.MSG_NOSIGNAL)
+        os.write(ends.writes, _pack_failure(HELLO_ID, *_in_words(exc)))
         return 1
-    operations.send(hello, socket.MSG_NOSIGNAL)
+    os.write(ends.writes, hello)
     os.chdir("/")  # whatever path it was given has been taken from here; nothing more is
     unasked = Upcalls(upcalls)
     unasked.start()
 
     def dispatch(stepper: Stepper | None = None) -> Dispatch:
-        made = Dispatch(server, operations, rooms, mount, unasked.wake, stepper)
+        made = Dispatch(server, ends.writes, rooms, mount, unasked.wake, stepper)
         unasked.number_of = made.number_of
         return made
 
@@ -58,9 +61,9 @@ def life(
         return MountThere(unasked, path)
 
     if server.asynchronous:
-        asyncio.run(serve_async(dispatch, operations))
+        asyncio.run(serve_async(dispatch, ends.reads))
     else:
-        serve(dispatch(), operations, threads)
+        serve(dispatch(), ends.reads, threads)
     return 0
 
 
@@ -76,6 +79,7 @@ def _hello(server: Servable, threads: int) -> bytes:
     return _pack_hello(
         HELLO_ID,
         0,
+        None,
         os.fsencode(name_of(server)),
         sum(messages.BITS[name] for name in ops),
         (server.name_ttl, server.attr_ttl, server.negative_ttl),
@@ -84,7 +88,7 @@ def _hello(server: Servable, threads: int) -> bytes:
     )
 
 
-def _in_words(exc: BaseException) -> tuple[int, bytes, bytes, int, int]:
+def _in_words(exc: BaseException) -> tuple[int, None, bytes, bytes, int, int]:
     text = f"{type(exc).__name__}: {exc}"
     code = errno.EINVAL
     if isinstance(exc, OSError):
@@ -96,5 +100,5 @@ def _in_words(exc: BaseException) -> tuple[int, bytes, bytes, int, int]:
         text = str(exc) or text
     else:
         logger.error("the file server could not be built", exc_info=exc)
-    words = " ".join(text.split()).encode("utf-8", "surrogateescape")[: frames.TEXT_MAX]
-    return code, words, b"", 0, 0
+    words = " ".join(text.split()).encode("utf-8", "surrogateescape")[:_WORDS_MAX]
+    return code, None, words, b"", 0, 0

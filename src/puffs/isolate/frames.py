@@ -1,13 +1,15 @@
 """The frames between the kernel half and a file server in another process, as bytes.
 
-A frame is a header and a body. Frames travel in datagrams of a local socket, one or more in each;
-both sides are on one machine, so that numbers have its byte order, without padding. Nothing here
-knows what a message means, does input or output, or raises anything but `FrameError` for bytes that
-are no frame: the other side may be hostile.
+A frame is a header and a body, and no longer than what a pipe takes as one (PIPE_BUF, pipe(7)).
+Frames travel in packets of a pipe, one or more in each; both sides are on one machine, so that
+numbers have its byte order, without padding. Nothing here knows what a message means, does input or
+output, or raises anything but `FrameError` for bytes that are no frame: the other side may be
+hostile.
 
 A body is described by a `Layout`, a list of kinds (`FIELDS`). First come the numbers of all its
-fields, then, in the same order, what has no fixed length: bytes whose number stands among the
-numbers.
+fields, then, in the same order, what has no fixed length: the tail, bytes whose number stands among
+the numbers. A tail for which a frame is too short is not in the frame, but in memory that both
+sides share: in the room that a request says it has.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,8 +23,8 @@ Bytes = bytes | bytearray | memoryview
 VERSION: Final = 1
 """Of everything in this file. Both sides must have the same one."""
 
-FRAME_MAX: Final = 1 << 17
-"""Bytes of a datagram, and so of a frame, at most."""
+FRAME_MAX: Final = 4096
+"""Bytes of a packet, and so of a frame, at most."""
 
 BUFFER_SIZE: Final = FRAME_MAX + 1
 """Of what datagrams are received into: a longer one, which is cut there, is then seen to be one."""
@@ -31,6 +33,10 @@ FAF: Final = 0x10
 """In the class of a frame: fire and forget, so there is no reply, and the id is 0 (Q1)."""
 RESPONSE: Final = 0x20
 """In the class of a frame: it answers the frame with that id."""
+TAIL: Final = 0x40
+"""In the class of a frame: its tail is in the room of the request."""
+NO_ROOM: Final = -1
+"""In place of the number of a room: a request has none."""
 
 
 class FrameError(ValueError):
@@ -51,8 +57,8 @@ class Class(IntEnum):
     UNMOUNT = 7
 
 
-_REQUESTS: Final = frozenset(class_ | faf for class_ in Class for faf in (0, FAF))
-_REPLIES: Final = frozenset(class_ | RESPONSE for class_ in Class)
+_REQUESTS: Final = frozenset(class_ | flags for class_ in Class for flags in (0, FAF, TAIL))
+_REPLIES: Final = frozenset(class_ | RESPONSE | tail for class_ in Class for tail in (0, TAIL))
 
 
 class Own(IntEnum):
@@ -72,9 +78,9 @@ class Own(IntEnum):
     """What `poll` was asked to tell has happened."""
 
 
-# length, version, class, type, id; of requests also the node, and uid, gid and tid of the caller;
-# of replies the return value: 0 or an errno.
-_REQUEST: Final = "=IBBHQQIII"
+# length, version, class, type, id; of requests also the node, uid, gid and tid of the caller, and
+# the room; of replies the return value: 0 or an errno.
+_REQUEST: Final = "=IBBHQQIIIi"
 _REPLY: Final = "=IBBHQq"
 _unpack_request: Final = Struct(_REQUEST).unpack_from
 _unpack_reply: Final = Struct(_REPLY).unpack_from
@@ -118,11 +124,11 @@ def _images(codes: str) -> list[int]:
     return [at for at, code in enumerate(_numbers(codes)) if code.endswith("s")]
 
 
-TEXT_MAX: Final = 8192
+TEXT_MAX: Final = 4096
 BYTES_MAX: Final = 1 << 16
-INLINE_MAX: Final = 1 << 16
+DATA_MAX: Final = 1 << 20
 LISTING_MAX: Final = 1 << 16
-GROUPS_MAX: Final = 1024
+GROUPS_MAX: Final = 256
 ATTR_SIZE: Final = 80
 """Bytes of the wire image of attributes."""
 
@@ -134,8 +140,7 @@ FIELDS: Final[dict[str, Field]] = {
     "flag": Field("B", flags=(0,)),
     "text": Field("", TEXT_MAX),
     "bytes": Field("", BYTES_MAX),
-    # A place in shared memory or -1, the number of bytes there; or the bytes themselves.
-    "data": Field("iI", INLINE_MAX),
+    "data": Field("", DATA_MAX),
     # uid, gid, tid, umask, pid, which of pid and groups are known; the groups.
     "cred": Field("IIIIiB", 4 * GROUPS_MAX),
     # ino, time of birth, wire image.
@@ -157,10 +162,12 @@ FIELDS: Final[dict[str, Field]] = {
 }
 
 
-Request = tuple[int, int, int, int, int, int, int]
-"""The header of a frame that asks: class, without FAF; type, id, node; uid, gid, tid."""
-Reply = tuple[int, int, int, int]
-"""The header of a frame that answers: class, type, id, return value."""
+Request = tuple[int, int, int, int, int, int, int, int, int]
+"""The header of a frame that asks: class, without what is joined to it; type, id, node; uid, gid,
+tid; room; TAIL or 0.
+"""
+Reply = tuple[int, int, int, int, int]
+"""The header of a frame that answers: class, type, id, return value, TAIL or 0."""
 
 
 def split(datagram: Bytes, length: int) -> Iterable[tuple[int, int]]:
@@ -189,6 +196,10 @@ def _split(datagram: Bytes, length: int) -> Iterator[tuple[int, int]]:
         at += size
 
 
+_PLAIN: Final = 0xF
+"""What of a class is left without what is joined to it."""
+
+
 def request(datagram: Bytes, at: int, end: int) -> Request:
     """The header of a frame that asks; `REQUEST_SIZE` behind `at` its body begins.
 
@@ -196,12 +207,12 @@ def request(datagram: Bytes, at: int, end: int) -> Request:
     """
     if end - at < REQUEST_SIZE:
         raise FrameError(f"a request of {end - at} bytes, where {REQUEST_SIZE} belong at least")
-    _, version, class_, type_, id_, node, uid, gid, tid = _unpack_request(datagram, at)
+    _, version, class_, type_, id_, node, uid, gid, tid, room = _unpack_request(datagram, at)
     if version != VERSION or class_ not in _REQUESTS:
         raise _refused(version, class_, "request")
     if bool(class_ & FAF) != (id_ == 0):
         raise FrameError(f"a request of class {class_:#x} with the id {id_}")
-    return class_ & ~FAF, type_, id_, node, uid, gid, tid
+    return class_ & _PLAIN, type_, id_, node, uid, gid, tid, room, class_ & TAIL
 
 
 def reply(datagram: Bytes, at: int, end: int) -> Reply:
@@ -214,7 +225,33 @@ def reply(datagram: Bytes, at: int, end: int) -> Reply:
     _, version, class_, type_, id_, rv = _unpack_reply(datagram, at)
     if version != VERSION or class_ not in _REPLIES:
         raise _refused(version, class_, "reply")
-    return class_ & ~RESPONSE, type_, id_, rv
+    return class_ & _PLAIN, type_, id_, rv, class_ & TAIL
+
+
+def lone_request(datagram: Bytes, length: int) -> Request | None:
+    """The header of a packet that is one frame that asks, as most of them are; None for anything
+    else, which `split` and `request` tell about.
+    """
+    if length < REQUEST_SIZE:
+        return None
+    size, version, class_, type_, id_, *rest = _unpack_request(datagram)
+    if size != length or version != VERSION or class_ not in _REQUESTS:
+        return None
+    if bool(class_ & FAF) != (id_ == 0):
+        return None
+    return (class_ & _PLAIN, type_, id_, *rest, class_ & TAIL)
+
+
+def lone_reply(datagram: Bytes, length: int) -> Reply | None:
+    """The header of a datagram that is one frame that answers, as most of them are; None for
+    anything else, which `split` and `reply` tell about.
+    """
+    if length < REPLY_SIZE:
+        return None
+    size, version, class_, type_, id_, rv = _unpack_reply(datagram)
+    if size != length or version != VERSION or class_ not in _REPLIES:
+        return None
+    return class_ & _PLAIN, type_, id_, rv, class_ & TAIL
 
 
 def _refused(version: int, class_: int, wanted: str) -> FrameError:
@@ -256,16 +293,17 @@ class Layout:
         self._single = len(fields) == 1 and fields[0].width > 1 and fields[0].most is None
 
     def requests(self, class_: int, type_: int, *, faf: bool = False) -> Callable[..., bytes]:
-        """What packs a request of this body: of id, node, uid, gid, tid, then the values.
+        """What packs a request of this body: of id, node, uid, gid, tid, room, the memory of that
+        or None, then the values.
 
         Raises `FrameError` for a value that does not fit its field, and for an id where none
         belongs, or none where one does.
         """
-        return self._packer(_REQUEST, class_ | (FAF if faf else 0), type_, 4, faf)
+        return self._packer(_REQUEST, class_ | (FAF if faf else 0), type_, 5, faf)
 
     def replies(self, class_: int, type_: int) -> Callable[..., bytes]:
-        """What packs a reply of this body: of id and return value, then the values. Raises
-        `FrameError` for one that does not fit.
+        """What packs a reply of this body: of id, return value, the memory of the room that the
+        request has or None, then the values. Raises `FrameError` for one that does not fit.
         """
         return self._packer(_REPLY, class_ | RESPONSE, type_, 1, None)
 
@@ -274,44 +312,56 @@ class Layout:
     ) -> Callable[..., bytes]:
         struct = Struct(header + self._codes)
         pack, size, flatten, check = struct.pack, struct.size, self._flatten, self._check
-        width = self._fields[0][0] if self._single else 0
+        images, flags = self._images, self._flags
 
-        def plain(id_: int, *values: Any) -> bytes:
+        def plain_request(
+            id_: int, node: int, uid: int, gid: int, tid: int, room: int, _: Any, *values: Any
+        ) -> bytes:
             if bool(id_) is faf:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
             try:
-                return pack(size, VERSION, class_, type_, id_, *values)
+                return pack(size, VERSION, class_, type_, id_, node, uid, gid, tid, room, *values)
+            except _UNFIT as exc:
+                raise _unfit(exc, f"a body of {self.kinds}") from None
+
+        def plain_reply(id_: int, rv: int, _: Any, *values: Any) -> bytes:
+            try:
+                return pack(size, VERSION, class_, type_, id_, rv, *values)
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
 
         def single(id_: int, *values: Any) -> bytes:
             if bool(id_) is faf:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
-            numbers = values[-1] if values else ()
-            if not isinstance(numbers, tuple) or len(numbers) != width:
-                raise FrameError(f"{numbers!r:.80}, where {width} values belong")
+            numbers = values[-1]
             try:
-                frame = pack(size, VERSION, class_, type_, id_, *values[:-1], *numbers)
-                check(numbers)
+                for at in images:
+                    if len(numbers[at]) != ATTR_SIZE:
+                        raise FrameError(f"attributes of {len(numbers[at])} bytes")
+                if flags:
+                    check(numbers)
+                return pack(size, VERSION, class_, type_, id_, *values[:own], *numbers)
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
-            return frame
 
         def general(id_: int, *values: Any) -> bytes:
             if bool(id_) is faf:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
             try:
-                numbers, tail, length = flatten(values[own:])
-                head = pack(size + length, VERSION, class_, type_, id_, *values[:own], *numbers)
+                numbers, tail, length = flatten(values[own + 1 :])
                 check(numbers)
-                frame = b"".join((head, *tail))
+                whole = size + length
+                if whole <= FRAME_MAX:
+                    head = pack(whole, VERSION, class_, type_, id_, *values[:own], *numbers)
+                    return b"".join((head, *tail))
+                _put(tail, length, values[own])
+                return pack(size, VERSION, class_ | TAIL, type_, id_, *values[:own], *numbers)
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
-            if len(frame) > FRAME_MAX:
-                raise FrameError(f"a frame of {len(frame)} bytes, where {FRAME_MAX} have room")
-            return frame
 
-        return plain if self._plain else single if self._single else general
+        if self._plain:
+            return plain_request if faf is not None else plain_reply
+        return single if self._single else general
 
     def _flatten(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], int]:
         """All numbers; what follows them, and its length."""
@@ -331,8 +381,8 @@ class Layout:
             size = len(rest)
             if type(rest) is not bytes:
                 # What is bytes-like counts by its items, which may have several bytes each.
-                rest = memoryview(rest)
-                size = rest.nbytes
+                rest = memoryview(rest).cast("B")
+                size = len(rest)
             if size > most:
                 raise FrameError(f"{size} bytes, where {most} have room")
             numbers += parts[:-1]
@@ -353,10 +403,14 @@ class Layout:
             if len(numbers[at]) != ATTR_SIZE:
                 raise FrameError(f"attributes of {len(numbers[at])} bytes")
 
-    def unpack(self, datagram: memoryview, start: int, end: int) -> Sequence[Any]:
-        """The values of a body. What has no fixed length is a view into the datagram.
+    def unpack(
+        self, datagram: memoryview, start: int, end: int, room: memoryview | None = None
+    ) -> Sequence[Any]:
+        """The values of a body, with its tail in the memory `room` if it is not in the frame.
 
-        Raises `FrameError` unless the body has exactly the length that its fields say.
+        What has no fixed length is a view. The other side may go on writing to a room: what is
+        there must be copied before it is looked at. Raises `FrameError` unless the body has exactly
+        the length that its fields say.
         """
         fixed = self._fixed
         rest = end - start - fixed.size
@@ -367,27 +421,47 @@ class Layout:
             return numbers
         if self._flags:
             self._check_flags(numbers)
-        return (numbers,) if self._single else self._gather(numbers, datagram, start, end)
+        if self._single:
+            return (numbers,)
+        if room is None:
+            return self._gather(numbers, datagram, end - rest, end)
+        if rest:
+            raise FrameError(f"{rest} bytes behind a body whose tail is elsewhere")
+        return self._gather(numbers, room, 0, None)
 
     def _gather(
-        self, numbers: tuple[Any, ...], datagram: memoryview, start: int, end: int
+        self, numbers: tuple[Any, ...], source: memoryview, at: int, end: int | None
     ) -> list[Any]:
-        """The values of fields, of their numbers and what follows."""
+        """The values of fields, of their numbers and what is in `source` from `at` up to `end`;
+        None: as far as it goes.
+        """
         values: list[Any] = []
-        at, next_ = start + self._fixed.size, 0
+        most_of_all = len(source) if end is None else end
+        next_ = 0
         for width, most in self._fields:
             parts = numbers[next_ : next_ + width]
             next_ += width
             if most is not None:
                 length = parts[-1]
-                if length > most or length > end - at:
-                    raise FrameError(f"{length} bytes, where {min(most, end - at)} are")
-                parts = (*parts[:-1], datagram[at : at + length])
+                if length > most or length > most_of_all - at:
+                    raise FrameError(f"{length} bytes, where {min(most, most_of_all - at)} are")
+                parts = (*parts[:-1], source[at : at + length])
                 at += length
             values.append(parts[0] if width == 1 else parts)
-        if at != end:
+        if end is not None and at != end:
             raise FrameError(f"{end - at} bytes too many")
         return values
+
+
+def _put(tail: Sequence[Any], length: int, room: memoryview | None) -> None:
+    """Write a tail into the memory of a room."""
+    if room is None or length > len(room):
+        raise FrameError(f"{length} bytes, for which a frame has no room")
+    at = 0
+    for part in tail:
+        size = len(part)
+        room[at : at + size] = part
+        at += size
 
 
 # Records: several of one kind in the bytes of a field.
@@ -445,7 +519,7 @@ def unpack_dirents(data: memoryview) -> list[tuple[int, int, int, bytes, Any]]:
 
 
 _PAIR: Final = Struct("=QI")
-PAIRS_MAX: Final = BYTES_MAX // _PAIR.size
+PAIRS_MAX: Final = 256
 
 
 def pack_pairs(pairs: Sequence[tuple[int, int]]) -> bytes:

@@ -32,7 +32,7 @@ _CANNOT_BE_SET: Final = (signal.SIGKILL, signal.SIGSTOP)
 
 _inherited: list[object] = []
 """Objects of the parent which were replaced. They must not end here: that would close descriptors
-whose numbers are others' now, or wait for a lock that nobody gives back.
+whose numbers are others' now, and write what the parent still has to write.
 """
 
 
@@ -122,7 +122,6 @@ def _open_streams() -> None:
 
 def _leave_hooks() -> None:
     """Have what goes wrong or is logged end up in the new stderr, and nowhere else."""
-    sys.excepthook = sys.__excepthook__
     sys.unraisablehook = sys.__unraisablehook__
     threading.excepthook = threading.__excepthook__
     for logger in (logging.root, *logging.root.manager.loggerDict.values()):

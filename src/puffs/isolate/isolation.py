@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from puffs.isolate.confinement import Confinement
 
 
-class ServerDied(OSError):
-    """The process of a file server has ended, and with it the mount."""
-
-
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """How a file server in a process of its own is held.

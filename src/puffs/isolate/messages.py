@@ -87,8 +87,8 @@ class Row(NamedTuple):
     """One operation as a message.
 
     `sorts` are those of its arguments; the first one, if it is a node, stands in the header.
-    `request` has the rest, and behind them what only messages have: of `read` the room for its
-    data, of `reclaim` how often the node had been told of.
+    `request` has the rest, and behind them what only its message has: of `reclaim` how often the
+    node had been told of.
     """
 
     operation: Operation
@@ -107,7 +107,7 @@ class Row(NamedTuple):
         return self.operation.name
 
 
-_BEHIND: Final = {"read": ("signed",), "reclaim": ("unsigned",)}
+_BEHIND: Final = {"reclaim": ("unsigned",)}
 
 ANSWERED: Final = frozenset(("unmounted",))
 """Fire and forget to a file server in this process, and answered by one elsewhere: these are the

@@ -1,4 +1,4 @@
-"""The kernel half's end of the socket to a file server in another process.
+"""The kernel half's end of the way to a file server in another process.
 
 `Peer` sends what is on the queues of a mount and brings the answers back. Whoever wants an answer
 receives: the thread that serves a host, by `step`, `pump` and `tick`; or any thread, by `finish`,
@@ -6,58 +6,72 @@ one at a time and for all others.
 """
 
 import errno
+import os
 import select
-import socket
-import struct
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, ClassVar, Final, NamedTuple
 
 from puffs.isolate import frames, messages
-from puffs.isolate.far import Known
-from puffs.isolate.frames import BUFFER_SIZE, FRAME_MAX, NOBODY, REPLY_SIZE, Class, FrameError, Own
+from puffs.isolate.far import Far, Known
+from puffs.isolate.frames import (
+    BUFFER_SIZE,
+    FRAME_MAX,
+    NO_ROOM,
+    NOBODY,
+    REPLY_SIZE,
+    Class,
+    FrameError,
+    Own,
+)
+from puffs.isolate.pipes import Ends
 from puffs.isolate.rooms import Rooms
 from puffs.kernel.queues import Message, Place, Queues
 from puffs.server.cred import Requester
 from puffs.server.errors import MAX_ERRNO, ProtocolFault
 from puffs.server.stepping import WAITING, Done
 
-PATIENCE_US: Final = 2000
-"""How long an answer is waited for in the receiving itself, in microseconds; then its host is
-served otherwise. (The kernel counts in ticks: it may be some milliseconds.)
-"""
-# As plain numbers: members of an enumeration cost a microsecond to be joined.
-_AT_ONCE: Final = int(socket.MSG_DONTWAIT)
-_SEND: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+PATIENCE_MS: Final = 2
+"""How long an answer is waited for alone; then its host is served otherwise."""
+_LATER: Final = frozenset((errno.EAGAIN, errno.ENOMEM))
+"""What does not go now, and does when the other side has received."""
+_CLOSED: Final = frozenset((errno.EPIPE, errno.EBADF))
 
 BAD_MAX: Final = 1000
-"""After so many datagrams that are none, with nothing else between them, it is no file server."""
+"""After so many packets that are none, with nothing else between them, it is no file server."""
+
+
+Decode = Callable[[memoryview, int, int, memoryview | None], Any]
+"""Makes the result of the body of a reply: of a packet, where it begins and where it ends, and the
+memory of the room if its tail is there.
+"""
 
 
 class Kind(NamedTuple):
     """What the calls of one operation have in common.
 
-    `pack` makes a frame: of the id, the node, who asks (uid, gid, tid), and the values. `decode`
-    makes the result of the body of a reply: of a datagram, where it begins and where it ends.
+    `pack` makes a frame: of the id, the node, who asks (uid, gid, tid), the room, its memory or
+    None, and the values.
     """
 
     operation: str
     class_: int
     type: int
     pack: Callable[..., bytes]
-    decode: Callable[[memoryview, int, int], Any]
+    decode: Decode
 
 
 class Call(Message):
     """A message that is to be answered: of a `kind`, about a `node`, asked for by `who`, with
-    `values`.
+    `values`. `bulk`: it, or its answer, may be too long for a frame.
     """
 
     faf = False
-    bulk = False
     endless = False
     """It may take any time."""
+    seconds: float | None = None
+    """How long it may take, where that is less than usual."""
     late: Callable[[Any], None] | None = None
     """Called with a result that came when nobody waited any more, to undo what it gave away."""
     after: Callable[[Any], Any] | None = None
@@ -65,7 +79,7 @@ class Call(Message):
     since = 0.0
     """When somebody began to wait for it in earnest, on the monotonic clock; 0: nobody has."""
     heard = 0
-    """How many datagrams had been received then."""
+    """How many packets had been received then."""
 
     def __init__(
         self,
@@ -74,12 +88,14 @@ class Call(Message):
         node: int = 0,
         who: tuple[int, int, int] = NOBODY,
         values: Sequence[Any] = (),
+        bulk: bool = False,
     ) -> None:
         self.peer = peer
         self.kind = kind
         self.node = node
         self.who = who
         self.values = values
+        self.bulk = bulk
 
     @property
     def operation(self) -> str:  # type: ignore[override]
@@ -88,14 +104,14 @@ class Call(Message):
 
     def pack(self, id_: int, room: int) -> bytes:
         """Its frame."""
-        return self.kind.pack(id_, self.node, *self.who, *self.values)
-
-    def decode(self, datagram: memoryview, at: int, end: int) -> Any:
-        """Its result, of the body of the reply."""
-        return self.kind.decode(datagram, at, end)
+        memory = self.peer.rooms.memory(room) if room >= 0 else None
+        return self.kind.pack(id_, self.node, *self.who, room, memory, *self.values)
 
     def keep(self) -> None:
-        """It is packed later than at once: what `pack` looks at must be there then."""
+        """It is packed later than at once: what it looks at must be there then."""
+        self.values = [
+            bytes(value) if type(value) is memoryview else value for value in self.values
+        ]
 
     def wait(self) -> Any:
         """The result, waited for on this thread."""
@@ -108,7 +124,7 @@ class Call(Message):
 
 
 class Peer:
-    """One end of the socket `connection`, and the queues before it. Also a `Stepper`.
+    """One end of two pipes, and the queues before it. Also a `Stepper`.
 
     `seconds` is how long a message may take, None: for ever. `fault` is told of what is wrong with
     what is received and belongs to no message; `gone` when the other side has closed, with the
@@ -120,7 +136,7 @@ class Peer:
 
     def __init__(
         self,
-        connection: socket.socket,
+        ends: Ends,
         rooms: Rooms,
         queues: Queues,
         seconds: float | None,
@@ -130,14 +146,18 @@ class Peer:
         self.queues = queues
         self.known = Known()
         self.rooms = rooms
-        self._connection = connection
-        timeout = struct.pack("@ll", 0, PATIENCE_US)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        self._ends = ends
+        self._readable = select.poll()
+        self._readable.register(ends.reads, select.POLLIN)
+        self._nudge = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._shut = False
         self._seconds = seconds
         self._fault = fault
         self._gone = gone
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
-        self._sending = threading.Lock()
+        self._vector = (self._buffer,)
+        self.turn: Final = threading.RLock()
+        """Held while an answer is made use of in one step (`Call.after`): see `VnodeTable.turn`."""
         self._leading = threading.Lock()
         """Held by the thread that receives."""
         self._heard = 0
@@ -149,9 +169,12 @@ class Peer:
         serves: until it comes back here."""
         self._pinged: Call | None = None
 
-    def fileno(self) -> int:
-        """The descriptor of the socket."""
-        return self._connection.fileno()
+    def watch(self, poll: select.poll) -> None:
+        """Register with `poll` whatever may have to be done here next: by `pump`."""
+        poll.register(self._ends.reads, select.POLLIN)
+        poll.register(self._nudge, select.POLLIN)
+        if self.queues.readable:
+            poll.register(self._ends.writes, select.POLLOUT)
 
     # ----------------------------------------------------------------------------------- sending
 
@@ -161,9 +184,9 @@ class Peer:
         self.flush()
 
     def flush(self) -> None:
-        """Send what is on the queues, as far as the socket takes it. Never waits."""
+        """Send what is on the queues, as far as the pipe takes it. Never waits."""
         queues = self.queues
-        with self._sending:
+        with queues.lock:
             while queues.readable:
                 try:
                     batch = queues.fetch(FRAME_MAX, 1)
@@ -172,14 +195,16 @@ class Peer:
                 if not self._put(batch, b"".join(message.frame for message in batch)):
                     return
 
-    def _put(self, batch: Sequence[Message], datagram: bytes) -> bool:
+    def _put(self, batch: Sequence[Message], packet: bytes) -> bool:
         """Send what was fetched; False when it could not be sent."""
         try:
-            self._connection.send(datagram, _SEND)
-        except BlockingIOError:
+            os.write(self._ends.writes, packet)
+        except OSError as exc:
+            if exc.errno in _CLOSED:  # whoever receives will see it
+                return False
             self.queues.unfetch(batch)
-            return False
-        except OSError:  # whoever receives will see why
+            if exc.errno not in _LATER:
+                self.end(f"cannot be sent a message: {exc.strerror}")
             return False
         return True
 
@@ -187,8 +212,9 @@ class Peer:
 
     def begin(self, call: Call) -> None:
         """Send a call, for whose answer nobody waits yet."""
-        with self._sending:
-            if self.queues.pass_by(call):
+        queues = self.queues
+        with queues.lock:
+            if queues.pass_by(call):
                 self._put((call,), call.frame)
                 return
         if call.place is Place.PARKED:
@@ -202,7 +228,8 @@ class Peer:
         self.begin(call)
         if self.queues.waiters == 1 and self._leading.acquire(blocking=False):
             try:
-                self._receive(0)
+                if self._readable.poll(PATIENCE_MS):
+                    self._receive()
             finally:
                 self._leading.release()
         if call.place is not Place.DONE:
@@ -226,9 +253,9 @@ class Peer:
             try:
                 done(result, error)
             finally:
-                self.queues.free(call)
+                self._free(call)
 
-        call.completed = completed
+        self.queues.adopt(call, completed)
 
     def cancel(self, who: Requester) -> None:
         """Wait for it no longer. See `Stepper`."""
@@ -239,31 +266,21 @@ class Peer:
     def interrupt(self, call: Call, code: int = errno.EINTR) -> None:
         """Its waiter goes away, with this errno (Q7); the file server is told, if it has it."""
         if self.queues.interrupt(call, code):
-            self.fire(
-                Message(
-                    "interrupt",
-                    lambda _id, _room: _INTERRUPT(0, 0, *NOBODY, call.id),
-                    faf=True,
-                )
-            )
+            frame = _INTERRUPT(0, 0, *NOBODY, NO_ROOM, None, call.id)
+            self.queues.send(Message("interrupt", lambda _id, _room: frame, faf=True))
+        self.flush()  # that, or what has got its room
 
     def pump(self) -> None:
         """Receive what there is, and send what could not be sent before."""
         self._free_lent()
         with self._leading:
-            while self._receive(_AT_ONCE):
-                pass
+            self._receive_all()
         self.flush()
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to wait for: neither an answer nor room in the socket."""
+        """Whether there is nothing to wait for: neither an answer nor room in the pipe."""
         return not self.queues.waiters and not self.queues.readable
-
-    @property
-    def events(self) -> int:
-        """What to poll(2) for."""
-        return select.POLLIN | (select.POLLOUT if self.queues.readable else 0)
 
     def tick(self) -> float | None:
         """Look after what is under way for long: to be called after the seconds returned, which
@@ -272,21 +289,22 @@ class Peer:
         A call that takes too long fails with ETIMEDOUT. If nothing at all was heard meanwhile, not
         even the answer to the question whether anybody is there, the file server hangs.
         """
-        if self._seconds is None:
-            return None
         now = monotonic()
+        looks: list[float] = []
         for call in self.queues.unanswered():
             assert isinstance(call, Call)
-            if call.endless:
+            seconds = self._seconds if call.seconds is None else call.seconds
+            if call.endless or seconds is None:
                 continue
             if not call.since:
                 self._since(call, now)
             waited = now - call.since
-            if waited >= self._seconds:
-                self._overdue(call)
-            elif waited >= self._seconds / 2:
+            if waited >= seconds:
+                self._overdue(call, seconds)
+            elif waited >= seconds / 2:
                 self._ping()
-        return self._seconds / 8
+            looks.append(seconds / 8)
+        return min(looks, default=None)
 
     # ----------------------------------------------------------------------- for any other thread
 
@@ -295,6 +313,8 @@ class Peer:
 
         On the thread that serves too, where nothing else can be done.
         """
+        if call.after is None:
+            call.after = _own
         self.begin(call)
         self._since(call)
         try:
@@ -307,36 +327,40 @@ class Peer:
                         self.queues.wake()
                 else:
                     self.queues.sleep(lambda: call.over or not self._leading.locked())
-            result = call.outcome()
-            return bytes(result) if type(result) is memoryview else result
+            return call.outcome()
         except BaseException:
             self.interrupt(call)
             raise
         finally:
-            self.queues.free(call)
+            self._free(call)
 
     def _lead(self, call: Call) -> None:
         """Receive for all, until `call` is over."""
-        self._receive(0)
-        poll = select.poll()
+        if self._readable.poll(PATIENCE_MS):
+            self._receive()
         while not call.over:
-            poll.register(self._connection, self.events)
+            poll = select.poll()
+            self.watch(poll)
             seconds = self.tick()
-            # After a tick that has ended the call, there is something to be woken by: an interrupt
-            # that was sent, or the end of the connection.
+            # After a tick that has ended the call, there is something to be woken by.
             poll.poll(None if seconds is None else seconds * 1000)
-            while self._receive(_AT_ONCE):
-                pass
+            self._receive_all()
             self.flush()
 
     # --------------------------------------------------------------------------------- receiving
 
-    def _receive(self, flags: int) -> bool:
-        """Receive one datagram; False when there is none, or will be none."""
-        if self.queues.dead:
-            return False
+    def _receive_all(self) -> None:
+        """Receive what there is, and notice the end of it."""
+        while self._receive():
+            pass
+        if self._shut:
+            self.end("")
+
+    def _receive(self) -> bool:
+        """Receive one packet; False when there is none, or will be none."""
+        buffer = self._buffer
         try:
-            length = self._connection.recv_into(self._buffer, 0, flags)
+            length = os.readv(self._ends.reads, self._vector)
         except BlockingIOError:
             return False
         except OSError:
@@ -346,19 +370,27 @@ class Peer:
             return False
         self._heard += 1
         try:
-            for at, end in frames.split(self._buffer, length):
-                self._answered(at, end)
-            self._bad = 0
+            if (header := frames.lone_reply(buffer, length)) is not None:
+                self._answered(header, length, REPLY_SIZE)
+            else:
+                for at, end in frames.split(buffer, length):
+                    self._answered(frames.reply(buffer, at, end), end, at + REPLY_SIZE)
         except FrameError as exc:
-            self._bad += 1
-            if self._bad >= BAD_MAX:
-                self.end(f"has sent {BAD_MAX} datagrams that are none: {exc}")
-                return False
-            self._fault(str(exc))
+            return self._bad_packet(exc)
+        self._bad = 0
         return True
 
-    def _answered(self, at: int, end: int) -> None:
-        class_, type_, id_, rv = frames.reply(self._buffer, at, end)
+    def _bad_packet(self, exc: FrameError) -> bool:
+        """Tell of it; False when it was one too many."""
+        self._bad += 1
+        if self._bad >= BAD_MAX:
+            self.end(f"has sent {BAD_MAX} packets that are none: {exc}")
+            return False
+        self._fault(str(exc))
+        return True
+
+    def _answered(self, header: frames.Reply, end: int, at: int) -> None:
+        class_, type_, id_, rv, tail = header
         try:
             call = self.queues.answer(id_)
         except LookupError as exc:
@@ -370,18 +402,28 @@ class Peer:
             if type_ != call.kind.type or class_ != call.kind.class_:
                 raise FrameError("the answer to another operation")
             if rv:
-                error = self._error(rv, at + REPLY_SIZE, end)
+                error = self._error(rv, at, end)
             else:
-                result = call.decode(self._buffer, at + REPLY_SIZE, end)
-                if call.after is not None:
-                    result = call.after(result)
+                room = self.rooms.memory(call.room) if tail else None
+                if call.after is None:
+                    result = call.kind.decode(self._buffer, at, end, room)
+                else:
+                    with self.turn:
+                        result = call.after(call.kind.decode(self._buffer, at, end, room))
         except FrameError as exc:
-            error = ProtocolFault("ERROR", f"{call.operation}: {exc}")
+            error = ProtocolFault("ERROR", f"{call.operation}: {exc}", node=self._node_of(call))
         except Exception as exc:
             error = exc
+        except BaseException:  # a signal, and the thread may have received for another one
+            self.queues.complete(call, None, OSError(errno.EINTR, os.strerror(errno.EINTR)))
+            raise
         waited_for = self.queues.complete(call, result, error)
         if not waited_for and error is None and call.late is not None:
             call.late(result)
+
+    def _node_of(self, call: Call) -> Far | None:
+        """What a call is about."""
+        return self.known.find(call.node)
 
     def _error(self, rv: int, at: int, end: int) -> OSError:
         """What a call has failed with."""
@@ -391,11 +433,18 @@ class Peer:
             return OSError(rv, text)
         if not (0 < rv <= MAX_ERRNO and 0 < hint <= MAX_ERRNO):
             raise FrameError(f"a fault with the errno {rv} and the hint {hint}")
-        return ProtocolFault(messages.words_in(kind), text, hint, self.known.find(id_), rv)
+        node = self.known.object(id_) if id_ else None
+        return ProtocolFault(messages.words_in(kind), text, hint, node, rv)
+
+    def _free(self, call: Call) -> None:
+        """Nobody looks at the room of a call any more: what has waited for one is sent."""
+        if call.room >= 0:
+            self.queues.free(call)
+            self.flush()
 
     def _free_lent(self) -> None:
         while self._lent:
-            self.queues.free(self._lent.pop())
+            self._free(self._lent.pop())
 
     # ------------------------------------------------------------------------------- life and death
 
@@ -407,21 +456,28 @@ class Peer:
 
     def shut(self) -> None:
         """Have whoever receives notice that the file server has gone. From any thread."""
-        try:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self._shut = True
+        os.eventfd_write(self._nudge, 1)
+
+    def hang_up(self) -> None:
+        """Say that nothing more will be sent: the other side ends."""
+        with self.queues.lock:
+            if self._ends.writes >= 0:
+                os.close(self._ends.writes)
+                self._ends = self._ends._replace(writes=-1)
 
     def close(self) -> None:
-        """Give the socket back. Nobody may use it any more."""
-        self._connection.close()
+        """Give the descriptors back. Nobody may use them any more."""
+        self.hang_up()
+        os.close(self._ends.reads)
+        os.close(self._nudge)
 
     def _since(self, call: Call, now: float = 0.0) -> None:
         call.since, call.heard = now or monotonic(), self._heard
 
-    def _overdue(self, call: Call) -> None:
+    def _overdue(self, call: Call, seconds: float) -> None:
         if call.heard == self._heard:
-            self.end(f"has not answered anything for {self._seconds:g} seconds")
+            self.end(f"has not answered anything for {seconds:g} seconds")
             return
         self.interrupt(call, errno.ETIMEDOUT)
 
@@ -432,6 +488,11 @@ class Peer:
         self._pinged = ping = Call(self, _PING)
         ping.endless = True
         self.begin(ping)
+
+
+def _own(result: Any) -> Any:
+    """A result that is good for longer than the buffer, which other threads receive into."""
+    return bytes(result) if type(result) is memoryview else result
 
 
 _PING: Final = Kind(

@@ -17,7 +17,6 @@ from typing import Final
 
 from puffs.isolate.confinement import Confinement
 from puffs.isolate.inside import Ends, live
-from puffs.streams import flush_streams
 
 CLOSE_SECONDS: Final = 5.0
 """How long `Process.close` waits for a process that has been killed: the kernel may hold it."""
@@ -161,7 +160,6 @@ def start(
         theirs.callback(os.close, report)
         theirs.callback(os.close, started)
         os.set_blocking(output, False)
-        flush_streams()
         with _signals_held_back():  # here until there is a Process, there until it is set up
             pid = _fork()
             if pid == 0:

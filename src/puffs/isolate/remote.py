@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from puffs.isolate import frames, messages
 from puffs.isolate.far import Far
-from puffs.isolate.frames import INLINE_MAX, Class, FrameError, Own
+from puffs.isolate.frames import FRAME_MAX, NO_ROOM, NOBODY, Class, FrameError, Own
 from puffs.isolate.messages import ROWS, Row
-from puffs.isolate.peer import Call, Kind, Peer
+from puffs.isolate.peer import Call, Decode, Kind, Peer
 from puffs.kernel.directory import Part
 from puffs.kernel.queues import Message
 from puffs.server.cred import requester
@@ -36,9 +36,9 @@ class Hello(NamedTuple):
     fhflags: int
 
     @classmethod
-    def unpack(cls, datagram: memoryview, at: int, end: int) -> "Hello":
+    def unpack(cls, packet: memoryview, at: int, end: int) -> "Hello":
         """Of the body of a frame. Raises `FrameError`."""
-        name, mask, lifetimes, fhsize, fhflags = messages.HELLO.unpack(datagram, at, end)
+        name, mask, lifetimes, fhsize, fhflags = messages.HELLO.unpack(packet, at, end)
         return cls(
             messages.text_in(name),
             frozenset(op for op, bit in messages.BITS.items() if mask & bit),
@@ -96,10 +96,11 @@ class Remote:
         """What it implements, as functions that send the message."""
         special = {
             "read": self._read,
-            "write": self._write,
             "advlock": self._advlock,
             "reclaim": self._reclaim,
             "snapshot": self._snapshot,
+            "unmount": self._unmount,
+            "error": self._error,
         }
         made: dict[str, Callable[..., Any]] = {}
         for name in self._implemented & ROWS.keys():
@@ -127,11 +128,8 @@ class Remote:
         ]
 
         def values_of(args: tuple[Any, ...]) -> tuple[int, Sequence[Any]]:
-            if about_node:
-                node, *values = args
-                id_ = node.id
-            else:
-                id_, values = 0, [*args]
+            values = [*args]
+            id_ = values.pop(0).id if about_node else 0
             for at, out in outs:
                 values[at] = out(values[at])
             return id_, values
@@ -140,14 +138,44 @@ class Remote:
 
     def _plain(self, row: Row) -> Callable[..., Call]:
         peer, known, kind, values_of = self._peer, self.known, self._kind(row), self._values(row)
+        if row.sorts == ("node", "file"):
+            return self._about_file(kind)
+        long = row.name in _LONG_ANSWERS
+        long_values = [at for at, kind_ in enumerate(row.request.kinds) if kind_ in _LONG]
 
         def operation(*args: Any) -> Call:
             if known.collected:
                 self._drop()
             id_, values = values_of(args)
-            return Call(peer, kind, id_, _caller(), values)
+            bulk = long
+            if long_values and not bulk:
+                bulk = sum(len(values[at]) for at in long_values) > SHORT
+            return Call(peer, kind, id_, _caller(), values, bulk)
 
         return operation
+
+    def _about_file(self, kind: Kind) -> Callable[..., Call]:
+        """The same for what is asked most often: an operation of a node and an open file."""
+        peer, known = self._peer, self.known
+
+        def operation(node: Far, file: Far | None) -> Call:
+            if known.collected:
+                self._drop()
+            return Call(peer, kind, node.id, _caller(), (0 if file is None else file.id,))
+
+        return operation
+
+    def _read(self, row: Row) -> Callable[..., Call]:
+        """Whether a room is needed depends on how much is read."""
+        peer, known, kind = self._peer, self.known, self._kind(row)
+
+        def read(node: Far, offset: int, size: int, file: Far | None) -> Call:
+            if known.collected:
+                self._drop()
+            values = (offset, size, 0 if file is None else file.id)
+            return Call(peer, kind, node.id, _caller(), values, size > SHORT)
+
+        return read
 
     def _fire(self, row: Row) -> Callable[..., None]:
         peer, known, values_of = self._peer, self.known, self._values(row)
@@ -157,34 +185,10 @@ class Remote:
             if known.collected:
                 self._drop()
             id_, values = values_of(args)
-            frame = pack(0, id_, *_caller(), *values)
+            frame = pack(0, id_, *_caller(), NO_ROOM, None, *values)
             peer.fire(Message(row.name, partial(_packed, frame), faf=True))
 
         return operation
-
-    def _read(self, row: Row) -> Callable[..., Call]:
-        peer, known, kind = self._peer, self.known, self._kind(row)
-
-        def read(node: Far, offset: int, size: int, file: Far | None) -> Call:
-            if known.collected:
-                self._drop()
-            call = _Read(peer, kind, node.id, _caller(), (offset, size, _id_of(file)))
-            call.bulk = size > INLINE_MAX
-            return call
-
-        return read
-
-    def _write(self, row: Row) -> Callable[..., Call]:
-        peer, known, kind = self._peer, self.known, self._kind(row)
-
-        def write(node: Far, offset: int, data: memoryview, file: Far | None) -> Call:
-            if known.collected:
-                self._drop()
-            call = _Write(peer, kind, node.id, _caller(), (offset, data, _id_of(file)))
-            call.bulk = len(data) > INLINE_MAX
-            return call
-
-        return write
 
     def _advlock(self, row: Row) -> Callable[..., Call]:
         """A wait for a lock may take any time; one that comes too late is given back."""
@@ -211,12 +215,34 @@ class Remote:
 
         return snapshot
 
+    def _unmount(self, row: Row) -> Callable[..., Call]:
+        """One that is forced waits no longer than it must: its answer is not heard (U10)."""
+        plain = self._plain(row)
+
+        def unmount(force: bool) -> Call:
+            call = plain(force)
+            if force:
+                call.seconds = FORCED_SECONDS
+            return call
+
+        return unmount
+
+    def _error(self, row: Row) -> Callable[..., None]:
+        """With no more words than the reference has (2.4)."""
+        fire = self._fire(row)
+
+        def error(kind: str, code: int, text: str, node: object) -> None:
+            fire(kind[:WORDS_MAX], code, text[:WORDS_MAX], node)
+
+        return error
+
     def _reclaim(self, row: Row) -> Callable[..., None]:
         """With it goes how often the node had come (2.4, 2.9)."""
         peer, pack = self._peer, row.request.requests(row.class_, row.type, faf=True)
 
         def reclaim(node: Far) -> None:
-            frame = pack(0, node.id, *_caller(), self.known.give_back(node))
+            told = self.known.give_back(node)
+            frame = pack(0, node.id, *_caller(), NO_ROOM, None, told)
             peer.fire(Message(row.name, partial(_packed, frame), faf=True))
 
         return reclaim
@@ -224,24 +250,25 @@ class Remote:
     def _drop(self) -> None:
         """Tell the file server what is not known here any more, with whatever is sent next."""
         while pairs := self.known.dropped(frames.PAIRS_MAX):
-            frame = _DROP(0, 0, *frames.NOBODY, frames.pack_pairs(pairs))
+            frame = _DROP(0, 0, *NOBODY, NO_ROOM, None, frames.pack_pairs(pairs))
             self._peer.queues.send(Message("drop", partial(_packed, frame), faf=True))
 
     # -------------------------------------------------------------------------------------- results
 
-    def _decode(self, row: Row) -> Callable[[memoryview, int, int], Any]:
+    def _decode(self, row: Row) -> Decode:
         """What makes the result of a reply's body."""
-        unpack, result, optional = row.reply.unpack, self._results[row.result], row.optional
+        unpack, result = row.reply.unpack, self._results[row.result]
+        if row.reply.kinds == ("attr",):
+            return lambda packet, at, end, _room: messages.attr_in(*unpack(packet, at, end))
 
-        def decode(datagram: memoryview, at: int, end: int) -> Any:
-            fields = unpack(datagram, at, end)
-            if optional:
-                there, *fields = fields
-                if not there:
-                    return None
-            return result(*fields)
+        def decode(packet: memoryview, at: int, end: int, room: memoryview | None) -> Any:
+            return result(*unpack(packet, at, end, room))
 
-        return decode
+        def optional(packet: memoryview, at: int, end: int, room: memoryview | None) -> Any:
+            there, *fields = unpack(packet, at, end, room)
+            return result(*fields) if there else None
+
+        return optional if row.optional else decode
 
     def _node(self, fields: tuple[Any, ...]) -> Far:
         found = messages.entry_in(fields)
@@ -264,7 +291,7 @@ class Remote:
 
     def _listing(self, fields: tuple[int, memoryview]) -> Part:
         id_, data = fields
-        part = Part(self._entries(data))
+        part = Part(self._entries(memoryview(bytes(data))))
         if id_:
             rest = self.known.object(id_)
             part.more = lambda: self._more(rest)
@@ -279,38 +306,10 @@ class Remote:
 
     def _more(self, rest: Far) -> Call:
         """Asks for the rest of a listing."""
-        return Call(self._peer, self._kind_of_more, values=(rest.id,))
+        return Call(self._peer, self._kind_of_more, values=(rest.id,), bulk=True)
 
-    def _decode_more(self, datagram: memoryview, at: int, end: int) -> Part:
-        return self._listing(*messages.MORE_REPLY.unpack(datagram, at, end))
-
-
-class _Read(Call):
-    """What is larger than a frame comes in a room of shared memory."""
-
-    def pack(self, id_: int, room: int) -> bytes:
-        return self.kind.pack(id_, self.node, *self.who, *self.values, room)
-
-    def decode(self, datagram: memoryview, at: int, end: int) -> memoryview:
-        ((room, length, inline),) = self.kind.decode(datagram, at, end)
-        if room == self.room and (room < 0 or not len(inline)):
-            return inline if room < 0 else self.peer.rooms.view(room, length)
-        raise FrameError(f"{length} bytes in room {room} and {len(inline)} beside it")
-
-
-class _Write(Call):
-    """What is larger than a frame goes in a room of shared memory."""
-
-    def pack(self, id_: int, room: int) -> bytes:
-        offset, data, file = self.values
-        where = (room, len(data), b"" if room >= 0 else data)
-        if room >= 0:
-            self.peer.rooms.view(room, len(data))[:] = data
-        return self.kind.pack(id_, self.node, *self.who, offset, where, file)
-
-    def keep(self) -> None:
-        offset, data, file = self.values
-        self.values = (offset, bytes(data), file)
+    def _decode_more(self, packet: memoryview, at: int, end: int, room: memoryview | None) -> Part:
+        return self._listing(*messages.MORE_REPLY.unpack(packet, at, end, room))
 
 
 class Wakes:
@@ -342,6 +341,17 @@ class Wakes:
             wake()
 
 
+_LONG: Final = frozenset(("text", "bytes", "data"))
+"""Kinds of fields that may be too long for a frame..."""
+SHORT: Final = FRAME_MAX - 512
+"""... and how many bytes of them are not, beside whatever else is in it."""
+_LONG_ANSWERS: Final = frozenset(("readdir", "readlink", "getxattr", "listxattr", "ioctl"))
+
+WORDS_MAX: Final = 256
+"""How long the text of an `error` may be."""
+FORCED_SECONDS: Final = 5.0
+"""How long a forced unmount waits for a file server."""
+
 _DROP: Final = messages.DROP.requests(Class.OWN, Own.DROP, faf=True)
 
 
@@ -353,11 +363,11 @@ def _caller() -> tuple[int, int, int]:
     """Who has asked for the operation that is being sent, as headers have it."""
     who = requester.get(None)
     if who is None:
-        return frames.NOBODY
+        return NOBODY
     try:
         cred = who.cred()
     except LookupError:
-        return frames.NOBODY
+        return NOBODY
     return cred.uid, cred.gid, cred.tid
 
 
@@ -371,7 +381,7 @@ def _fileid(node: Far) -> tuple[int, int]:
 
 
 def _itself(field: Any) -> Any:
-    return (field,)
+    return field
 
 
 def _nothing() -> None:

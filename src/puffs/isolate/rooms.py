@@ -20,10 +20,11 @@ class Rooms:
 
     def __init__(self) -> None:
         self._memory = mmap(-1, COUNT * SIZE)
-        self._view = memoryview(self._memory)
+        view = memoryview(self._memory)
+        self._rooms = [view[at : at + SIZE] for at in range(0, COUNT * SIZE, SIZE)]
 
-    def view(self, room: int, length: int) -> memoryview:
-        """The first bytes of a room. Raises `FrameError` for a place that is none."""
-        if not (0 <= room < COUNT and 0 <= length <= SIZE):
-            raise FrameError(f"{length} bytes in room {room} of {COUNT}, which have {SIZE} each")
-        return self._view[room * SIZE : room * SIZE + length]
+    def memory(self, room: int) -> memoryview:
+        """The bytes of a room. Raises `FrameError` for a number that is none."""
+        if not 0 <= room < COUNT:
+            raise FrameError(f"room {room}, where there are {COUNT}")
+        return self._rooms[room]

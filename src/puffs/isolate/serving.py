@@ -1,4 +1,4 @@
-"""Serving messages, in the process of the file server: from a datagram to an operation, and back.
+"""Serving messages, in the process of the file server: from a packet to an operation, and back.
 
 `Dispatch` does that for one message. `serve` has it done by threads, `serve_async` by an event loop
 for file servers with `async def` operations.
@@ -7,7 +7,6 @@ for file servers with `async def` operations.
 import errno
 import logging
 import os
-import socket
 import threading
 from collections.abc import AsyncIterable, Callable, Mapping
 from functools import partial
@@ -15,7 +14,7 @@ from types import CoroutineType
 from typing import Any, Final
 
 from puffs.isolate import frames, messages
-from puffs.isolate.answers import Answers, Args
+from puffs.isolate.answers import Answers, Args, Room
 from puffs.isolate.frames import BUFFER_SIZE, REQUEST_SIZE, Class, FrameError, Own
 from puffs.isolate.messages import ROWS, Row
 from puffs.isolate.objects import Objects
@@ -29,8 +28,8 @@ from puffs.server.types import Cookie, Entry, Suspend
 
 logger = logging.getLogger("puffs")
 
-Handler = Callable[[int, int, memoryview, int, int], None]
-"""Serves one message: is given its id, its node, and where in which datagram its body is."""
+Handler = Callable[[frames.Request, memoryview, int, int], None]
+"""Serves one message: is given its header, and where in which packet its body is."""
 
 
 class Asker:
@@ -38,19 +37,22 @@ class Asker:
 
     __slots__ = ("header",)
 
-    def __init__(self, header: frames.Request = (0, 0, 0, 0, *frames.NOBODY)) -> None:
+    def __init__(
+        self, header: frames.Request = (0, 0, 0, 0, *frames.NOBODY, frames.NO_ROOM, 0)
+    ) -> None:
         self.header = header
 
     def cred(self) -> Cred:
         """The caller."""
-        who = self.header[4:]
+        who = self.header[4:7]
         if who == frames.NOBODY:
             raise LookupError("nobody called this operation: it comes from the kernel half")
         return Cred(*who)
 
 
 class Dispatch:
-    """What serves the messages to `server`: replies go to `connection`, large data to `rooms`.
+    """What serves the messages to `server`: replies are written to the descriptor `writes`, what is
+    long to `rooms`.
 
     `mount` makes what its `mounted` operation is given, of the path of the mount; `wake` passes on
     what `poll` was asked to tell. `stepper` is for `async def` operations.
@@ -59,14 +61,14 @@ class Dispatch:
     def __init__(
         self,
         server: Servable,
-        connection: socket.socket,
+        writes: int,
         rooms: Rooms,
         mount: Callable[[str], Any],
         wake: Callable[[int], None],
         stepper: Stepper | None = None,
     ) -> None:
         ops = dict(server.operations())
-        self._connection = connection
+        self._writes = writes
         self._rooms = rooms
         self._stepper = stepper
         self._objects = Objects(ops.get("fileid"))
@@ -76,7 +78,7 @@ class Dispatch:
             if (operation := closers[closer]) is not None:
                 self._aside(closer, operation, cookie, file, *((0,) if closer == "close" else ()))
 
-        self._answers = Answers(self._objects, rooms, close, (server.fhsize, server.fhflags))
+        self._answers = Answers(self._objects, close, (server.fhsize, server.fhflags))
         self._under_way: dict[int, Asker] = {}
         """Who asked for operations that wait, by the ids of their messages."""
         value = self._objects.values.__getitem__
@@ -84,7 +86,7 @@ class Dispatch:
             **messages.IN,
             "node": value,
             "file": value,
-            "data": self._data,
+            "data": _data,
             "mount": lambda field: mount(messages.text_in(field)),
             "wake": lambda number: (lambda: wake(number)) if number else None,
         }
@@ -101,25 +103,33 @@ class Dispatch:
             row = ROWS[name]
             self._handlers[row.class_, row.type] = self._handler(row, operations[name])
 
-    def datagram(self, datagram: memoryview, length: int, asker: Asker) -> None:
+    def packet(self, packet: memoryview, length: int, asker: Asker) -> None:
         """Serve what came, on this thread; `asker` is told for whom."""
         try:
-            for at, end in frames.split(datagram, length):
-                asker.header = header = frames.request(datagram, at, end)
-                handler = self._handlers.get(header[:2])
-                if handler is None:
-                    raise FrameError(f"a message of class {header[0]} and type {header[1]}")
-                handler(header[2], header[3], datagram, at + REQUEST_SIZE, end)
+            if (header := frames.lone_request(packet, length)) is not None:
+                self._serve(header, packet, REQUEST_SIZE, length, asker)
+            else:
+                for at, end in frames.split(packet, length):
+                    header = frames.request(packet, at, end)
+                    self._serve(header, packet, at + REQUEST_SIZE, end, asker)
         except FrameError as exc:
             logger.error("what the kernel half has sent cannot be served: %s", exc)
+
+    def _serve(
+        self, header: frames.Request, packet: memoryview, at: int, end: int, asker: Asker
+    ) -> None:
+        asker.header = header
+        handler = self._handlers.get(header[:2])
+        if handler is None:
+            raise FrameError(f"a message of class {header[0]} and type {header[1]}")
+        handler(header, packet, at, end)
 
     def _send(self, frame: bytes) -> None:
         """Send a reply; that nobody wants it any more, the loop will find out."""
         try:
-            self._connection.send(frame, _NO_SIGNAL)
-        except OSError as exc:
-            if exc.errno not in _OVER:
-                raise
+            os.write(self._writes, frame)
+        except BrokenPipeError:
+            pass
 
     # ----------------------------------------------------------------------------------- operations
 
@@ -128,27 +138,31 @@ class Dispatch:
             return self._reclaim(row, operation)
         if row.operation.faf and row.name not in messages.ANSWERED:
             return self._unanswered(row, operation)
-        args_of, send = self._args(row), self._send
+        args_of, send, rooms = self._args(row), self._send, self._rooms
         answer, failure = self._answers.packer(row), self._answers.failure(row)
         own = len(row.operation.args)
 
-        def handler(id_: int, node: int, datagram: memoryview, at: int, end: int) -> None:
+        def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
+            id_, room = header[2], header[7]
             try:
-                args = args_of(node, datagram, at, end)
+                memory = rooms.memory(room) if room >= 0 else None
+                args = args_of(header, packet, at, end, memory)
                 result = operation(*args[:own])
                 if type(result) is CoroutineType:
-                    result = self._stepped(result, id_, partial(later, id_, args))
+                    result = self._stepped(result, id_, partial(later, id_, memory, args))
                     if result is WAITING:
                         return
-                frame = answer(id_, result, args)
+                frame = answer(id_, memory, result, args)
             except BaseException as exc:  # sys.exit() there is a mistake as any other
                 frame = failure(id_, exc)
             send(frame)
 
-        def later(id_: int, args: Args, result: Any, error: BaseException | None) -> None:
+        def later(
+            id_: int, memory: Room, args: Args, result: Any, error: BaseException | None
+        ) -> None:
             del self._under_way[id_]
             try:
-                frame = answer(id_, result, args) if error is None else failure(id_, error)
+                frame = answer(id_, memory, result, args) if error is None else failure(id_, error)
             except BaseException as exc:
                 frame = failure(id_, exc)
             send(frame)
@@ -159,9 +173,9 @@ class Dispatch:
         """A handler of what is fire and forget."""
         args_of = self._args(row)
 
-        def handler(_id: int, node: int, datagram: memoryview, at: int, end: int) -> None:
+        def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
             try:
-                args = args_of(node, datagram, at, end)
+                args = args_of(header, packet, at, end, None)
             except (OSError, FrameError) as exc:
                 logger.error("%s could not be called: %s", row.name, exc)
             else:
@@ -169,7 +183,7 @@ class Dispatch:
 
         return handler
 
-    def _args(self, row: Row) -> Callable[[int, memoryview, int, int], Args]:
+    def _args(self, row: Row) -> Callable[[frames.Request, memoryview, int, int, Room], Args]:
         """What takes the arguments of an operation from its message, and behind them what else is
         in there.
         """
@@ -178,25 +192,20 @@ class Dispatch:
         if row.name in ("close", "closedir"):
             into["file"] = self._objects.take  # it is known no more
         if row.name == "suspend":
-            into["signed"] = _status
+            into["signed"] = Suspend
         conversions = [
             (at, into[sort]) for at, sort in enumerate(row.sorts[about_node:]) if sort in into
         ]
 
-        def args_of(node: int, datagram: memoryview, at: int, end: int) -> Args:
-            args = [*unpack(datagram, at, end)]
+        def args_of(
+            header: frames.Request, packet: memoryview, at: int, end: int, memory: Room
+        ) -> Args:
+            args = [*unpack(packet, at, end, memory if header[8] else None)]
             for place, convert in conversions:
                 args[place] = convert(args[place])
-            return [values[node], *args] if about_node else args
+            return [values[header[3]], *args] if about_node else args
 
         return args_of
-
-    def _data(self, field: tuple[int, int, memoryview]) -> memoryview:
-        """What is to be written. In a room it is there until the answer has been sent."""
-        room, length, inline = field
-        if room < 0:
-            return memoryview(bytes(inline))
-        return self._rooms.view(room, length).toreadonly()
 
     def _stepped(self, begun: Any, id_: int, later: Done) -> Any:
         """Run what an `async def` has begun, to its end or to where it waits."""
@@ -225,9 +234,10 @@ class Dispatch:
         """A node that is on its way there again is not reclaimed (2.9)."""
         unpack, objects = row.request.unpack, self._objects
 
-        def handler(_id: int, node: int, datagram: memoryview, at: int, end: int) -> None:
-            (told,) = unpack(datagram, at, end)
-            cookie = objects.values.get(node)  # of one that is not known there is nothing to drop
+        def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
+            node = header[3]
+            (told,) = unpack(packet, at, end)
+            cookie = objects.values.get(node)
             if objects.drop(node, told):
                 self._aside(row.name, operation, cookie)
 
@@ -235,42 +245,41 @@ class Dispatch:
 
     # ------------------------------------------------------------------------- messages of our own
 
-    def _drop(self, _id: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
-        (pairs,) = messages.DROP.unpack(datagram, at, end)
+    def _drop(self, _header: frames.Request, packet: memoryview, at: int, end: int) -> None:
+        (pairs,) = messages.DROP.unpack(packet, at, end)
         for object_, told in frames.unpack_pairs(pairs):
             self._objects.drop(object_, told)
 
-    def _interrupt(self, _id: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
-        (id_,) = messages.INTERRUPT.unpack(datagram, at, end)
+    def _interrupt(self, _header: frames.Request, packet: memoryview, at: int, end: int) -> None:
+        (id_,) = messages.INTERRUPT.unpack(packet, at, end)
         who = self._under_way.get(id_)
         if who is not None and self._stepper is not None:
             self._stepper.cancel(who)
 
-    def _more(self, id_: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
+    def _more(self, header: frames.Request, packet: memoryview, at: int, end: int) -> None:
+        id_ = header[2]
         try:
-            (number,) = messages.MORE.unpack(datagram, at, end)
+            (number,) = messages.MORE.unpack(packet, at, end)
             rest = self._objects.take(number)
             if rest is None:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            frame = _pack_more(id_, 0, self._answers.part(*rest))
+            frame = _pack_more(id_, 0, self._rooms.memory(header[7]), self._answers.part(*rest))
         except BaseException as exc:
             frame = self._answers.failure(_MORE)(id_, exc)
         self._send(frame)
 
-    def _ping(self, id_: int, _node: int, datagram: memoryview, at: int, end: int) -> None:
-        messages.PING.unpack(datagram, at, end)
-        self._send(_pack_ping(id_, 0))
+    def _ping(self, header: frames.Request, packet: memoryview, at: int, end: int) -> None:
+        messages.PING.unpack(packet, at, end)
+        self._send(_pack_ping(header[2], 0, None))
 
 
-def _status(number: int) -> Suspend:
-    try:
-        return Suspend(number)
-    except ValueError:
-        raise FrameError(f"a suspension with the status {number}, which is none") from None
+def _data(field: memoryview) -> memoryview:
+    """What is to be written. In a room it is there until the answer has been sent; what is short
+    is copied, and lasts.
+    """
+    return field.toreadonly() if len(field) > frames.FRAME_MAX else memoryview(bytes(field))
 
 
-_NO_SIGNAL: Final = int(socket.MSG_NOSIGNAL)
-_OVER: Final = frozenset((errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN))
 _pack_more: Final = messages.MORE_REPLY.replies(Class.OWN, Own.MORE)
 _pack_ping: Final = messages.PING.replies(Class.OWN, Own.PING)
 _MORE: Final = ROWS["readdir"]._replace(class_=Class.OWN, type=Own.MORE)
@@ -335,39 +344,31 @@ async def _awaited(result: Any) -> Any:
 # The loops.
 
 
-def serve(dispatch: Dispatch, connection: socket.socket, threads: int) -> None:
+def serve(dispatch: Dispatch, reads: int, threads: int) -> None:
     """Serve messages on this thread, and on others beside it, until the kernel half has gone.
 
-    The threads receive from one socket: each datagram goes to one of them.
+    The threads read from one pipe: each packet goes to one of them.
     """
     others = [
-        threading.Thread(
-            target=_serve, args=(dispatch, connection), name=f"puffs {number}", daemon=True
-        )
+        threading.Thread(target=_serve, args=(dispatch, reads), name=f"puffs {number}", daemon=True)
         for number in range(1, threads)
     ]
     for thread in others:
         thread.start()
-    _serve(dispatch, connection)
+    _serve(dispatch, reads)
     for thread in others:
         thread.join()
 
 
-def _serve(dispatch: Dispatch, connection: socket.socket) -> None:
+def _serve(dispatch: Dispatch, reads: int) -> None:
     buffer, asker = memoryview(bytearray(BUFFER_SIZE)), Asker()
     requester.set(asker)
-    datagram, receive = dispatch.datagram, connection.recv_into
-    while True:
-        try:
-            length = receive(buffer)
-        except OSError:
-            length = 0
-        if not length:
-            return
-        datagram(buffer, length, asker)
+    packet, vector = dispatch.packet, (buffer,)
+    while length := os.readv(reads, vector):
+        packet(buffer, length, asker)
 
 
-async def serve_async(make: Callable[[Stepper], Dispatch], connection: socket.socket) -> None:
+async def serve_async(make: Callable[[Stepper], Dispatch], reads: int) -> None:
     """The same in the running event loop; `make` makes what serves, with what steps operations."""
     import asyncio
 
@@ -378,31 +379,28 @@ async def serve_async(make: Callable[[Stepper], Dispatch], connection: socket.so
     stepper = AsyncioStepper(loop)
     dispatch = make(stepper)
     buffer, asker = memoryview(bytearray(BUFFER_SIZE)), Asker()
+    os.set_blocking(reads, False)
 
     def receive() -> None:
         token = requester.set(asker)
         try:
             for _ in range(AT_ONCE):
-                length = connection.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+                length = os.readv(reads, (buffer,))
                 if not length:
-                    break
-                stepper.inside(dispatch.datagram, buffer, length, asker)
-            else:
-                return
+                    loop.remove_reader(reads)
+                    ended.set_result(None)
+                    return
+                stepper.inside(dispatch.packet, buffer, length, asker)
         except BlockingIOError:
-            return
-        except OSError:
             pass
         finally:
             requester.reset(token)
-        loop.remove_reader(connection)
-        ended.set_result(None)
 
-    loop.add_reader(connection, receive)
+    loop.add_reader(reads, receive)
     await ended
     await stepper.drain(0)
     stepper.close()
 
 
 AT_ONCE: Final = 64
-"""Datagrams that are served before the loop gets another turn."""
+"""Packets that are served before the loop gets another turn."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import count
 
 from puffs.isolate import frames, messages
-from puffs.isolate.frames import BUFFER_SIZE, REPLY_SIZE, Class, FrameError, Own
+from puffs.isolate.frames import BUFFER_SIZE, NO_ROOM, REPLY_SIZE, Class, FrameError, Own
 from puffs.kernel.flush import Flushing, FlushRequest, check
 from puffs.kernel.notice import Notice, done
 
@@ -46,15 +46,15 @@ class Upcalls:
         name = b"" if request.name is None else os.fsencode(request.name)
         pack = messages.FLUSH.requests(Class.FLUSH, request.op)
         rest = (request.start, request.end, request.name is not None, name)
-        return self._ask(lambda id_: pack(id_, node, *frames.NOBODY, *rest))
+        return self._ask(lambda id_: pack(id_, node, *frames.NOBODY, NO_ROOM, None, *rest))
 
     def unmount(self, force: bool) -> Notice:
         """Ask for an unmount."""
-        return self._ask(lambda id_: _pack_unmount(id_, 0, *frames.NOBODY, force))
+        return self._ask(lambda id_: _pack_unmount(id_, 0, *frames.NOBODY, NO_ROOM, None, force))
 
     def wake(self, number: int) -> None:
         """What `poll` was asked to tell has happened."""
-        self._send(_pack_wake(0, 0, *frames.NOBODY, number))
+        self._send(_pack_wake(0, 0, *frames.NOBODY, NO_ROOM, None, number))
 
     def _ask(self, pack: Callable[[int], bytes]) -> Notice:
         notice, id_ = Notice(), next(self._ids)
@@ -89,7 +89,7 @@ class Upcalls:
                 logger.error("what the kernel half has answered cannot be read: %s", exc)
 
     def _answered(self, datagram: memoryview, at: int, end: int) -> None:
-        _, _, id_, rv = frames.reply(datagram, at, end)
+        _, _, id_, rv, _ = frames.reply(datagram, at, end)
         words, *_ = messages.FAULT.unpack(datagram, at + REPLY_SIZE, end)
         with self._lock:
             notice = self._waiting.pop(id_, None)

@@ -1,7 +1,7 @@
 """What a mount stands between: hosts, by their attachments, and a file server."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from puffs.kernel.flush import HostCache
 from puffs.server.operations import Operations
@@ -117,6 +117,13 @@ class Servable(Protocol):
     def operations(self) -> Operations:
         """The operations that it implements, bound, by name."""
         ...
+
+
+def made(fs: Servable | Callable[[], Servable]) -> Servable:
+    """A file server: itself, or what its class or a function makes."""
+    if isinstance(fs, type) or not hasattr(fs, "operations"):
+        return cast(Callable[[], Servable], fs)()
+    return cast(Servable, fs)
 
 
 def name_of(server: Servable) -> str:

@@ -14,6 +14,13 @@ from puffs.server.operations import OPERATIONS
 logger = logging.getLogger("puffs")
 
 
+class ServerDied(OSError):
+    """The process of a file server has ended, and its mount with it: the text tells how.
+
+    `puffs.run` raises it with EIO, and what is used in process with ENXIO.
+    """
+
+
 class Messages:
     """How a `Mount` speaks to its file server, `server`, whose operations are `ops`.
 

@@ -24,11 +24,13 @@ from puffs.kernel import police
 from puffs.kernel.args import KernelFlag, MountArgs
 from puffs.kernel.attachment import Attachment as Attachment
 from puffs.kernel.attachment import Servable as Servable
+from puffs.kernel.attachment import made as made
 from puffs.kernel.attachment import name_of as name_of
 from puffs.kernel.cached import CachedPages
 from puffs.kernel.flush import Flushing, HostCache
 from puffs.kernel.fstrans import Fstrans, State
 from puffs.kernel.messages import Messages
+from puffs.kernel.messages import ServerDied as ServerDied
 from puffs.kernel.pages import PageCache
 from puffs.kernel.sizes import NOTHING, Sizes
 from puffs.kernel.suspend import (
@@ -206,7 +208,13 @@ class Mount(Messages, Flushing):
     def check_running(self) -> None:
         """ENXIO unless the file server can be asked."""
         if self.status is not Status.RUNNING:
-            raise OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
+            raise self.not_running()
+
+    def not_running(self) -> OSError:
+        """Why a mount that is not running cannot be used: the error for whoever tries."""
+        if self.why:
+            return ServerDied(errno.ENXIO, self.why)
+        return OSError(errno.ENXIO, f"{self.name} is {self.status.name}")
 
     def start(self) -> None:
         """The host is ready:

@@ -12,7 +12,7 @@ from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Protocol, Sel
 
 from puffs.kernel import police
 from puffs.kernel.handles import HandleTooLong
-from puffs.kernel.mount import Attachment, Mount, Status
+from puffs.kernel.mount import Attachment, Mount, ServerDied, Status
 from puffs.kernel.pages import Pages
 from puffs.kernel.sharing import shared
 from puffs.kernel.sizes import StatVfsError
@@ -75,7 +75,7 @@ def asked(
     token = requester.set(vnops)
     try:
         return step(*args, **kwargs)
-    except (HandleTooLong, StatVfsError):  # these say more than an errno
+    except (HandleTooLong, StatVfsError, ServerDied):  # these say more than an errno
         raise
     except Exception as exc:
         code = vnops.mount.errno_of(exc, name)
@@ -98,9 +98,8 @@ def vop(step: Callable[Concatenate[V, P], R]) -> Callable[Concatenate[V, P], R]:
         mount.fstrans.start()
         try:
             if not any_time and mount.status is not Status.RUNNING:
-                raise error(errno.ENXIO) from OSError(
-                    errno.ENXIO, f"{mount.name} is {mount.status.name}"
-                )
+                why = mount.not_running()
+                raise why if mount.why else error(errno.ENXIO) from why
             return asked(vnops, name, step, vnops, *args, **kwargs)
         finally:
             mount.fstrans.done()
@@ -189,6 +188,8 @@ class VnodeOperations:
         if self.reach is not None:
             return self.reach(self, function, args, then)
         reply = function(*args)
+        if isinstance(reply, Deferred) and then is not None:
+            return self.mount.finish(reply.then(then))  # in one step with what brings the answer
         if isinstance(reply, _TO_COME):
             reply = self.mount.finish(reply)
         return reply if then is None else then(reply)

@@ -176,7 +176,8 @@ class Attr:
 
         Raises `ValueError` where that says more nanoseconds than a second has.
         """
-        if max(_fractions(wire, 40)) >= _NS:
+        atime, mtime, ctime = _fractions(wire, 40)
+        if atime >= _NS or mtime >= _NS or ctime >= _NS:
             raise ValueError("attributes with a time that is none")
         attr = cls.__new__(cls)
         attr.wire = bytearray(wire)

@@ -70,7 +70,7 @@ def _serve(fd: int, reader: Reader, peer: Peer) -> None:
 def _wait(fd: int | None, peer: Peer, seconds: float | None = None) -> None:
     """Wait for a request or an answer, `seconds` at most, and receive what has been answered."""
     poll = select.poll()
-    poll.register(peer, peer.events)
+    peer.watch(poll)
     if fd is not None:
         poll.register(fd, select.POLLIN)
     limits = [limit for limit in (seconds, peer.tick()) if limit is not None]

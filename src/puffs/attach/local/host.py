@@ -50,6 +50,7 @@ class LocalHost:
         self.append = threading.RLock()
         """Held from finding the end of a file to writing there."""
         self._owner = owner
+        self._finish = mount.finish if owner else finish
         self._streams: WeakSet[io.IOBase] = WeakSet()
         self._inside: dict[int, int] = {}  # how often each thread has entered
         self._changed = threading.Condition()
@@ -134,7 +135,7 @@ class LocalHost:
         """Run `function` here: in process, operations run on the thread that asks."""
         token = requester.set(self.vnops)
         try:
-            result: T = finish(function(*args))
+            result: T = self._finish(function(*args))
             return result
         finally:
             requester.reset(token)

@@ -10,17 +10,20 @@ import os
 import posixpath
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from stat import S_ISDIR, S_ISLNK, S_ISREG
-from typing import IO, TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, cast, overload
+from typing import IO, TYPE_CHECKING, Any, AnyStr, BinaryIO, Final, overload
 
 from puffs.attach.local import file as files
 from puffs.attach.local import scan
 from puffs.attach.local.file import LocalFile
+from puffs.attach.local.host import LocalHost
 from puffs.attach.local.namei import DOTS, Path, Place, text_of
 from puffs.attach.local.names import NameCalls
 from puffs.attach.local.scan import ScanDir
+from puffs.isolate.isolation import Isolate, Isolation, isolation_of
 from puffs.kernel.args import KernelFlag
-from puffs.kernel.mount import Mount, Servable, args_for
+from puffs.kernel.mount import Mount, Servable, ServerDied, args_for, made
 from puffs.kernel.vnops import Found, OpenFile, error
 from puffs.server.attr import Attr
 from puffs.server.cred import Cred
@@ -38,6 +41,7 @@ def local(
     *,
     cred: Cred | None = None,
     cache: bool = False,
+    isolate: Isolate = False,
 ) -> "LocalFileSystem":
     """Use a file system in this process, with nothing mounted.
 
@@ -53,15 +57,38 @@ def local(
     closed or synced, which is also where errors of writing are raised. It is for file servers that
     are slow, or that are to be tried with a cache above them. Files that change by themselves, and
     files that a file server shows under several cookies, may show what they were.
+
+    With `isolate` the file server lives in a process of its own, where `fs` is called; an
+    `Isolation` says how it is held there. When it dies, all use raises `ServerDied` (ENXIO) until
+    this is closed. A process that is forked from this one cannot use it.
     """
+    isolation = isolation_of(isolate)
     if isinstance(fs, Mount):
+        if isolation is not None:
+            raise ValueError("isolate: the file server of this mount has been made already")
         if cache and not fs.pages.allowed:
             raise ValueError("cache: this mount was made without one")
         return LocalFileSystem(fs, cred, owner=False)
-    make = isinstance(fs, type) or not hasattr(fs, "operations")
-    server = cast(Callable[[], Servable], fs)() if make else cast(Servable, fs)
     flags = 0 if cache else KernelFlag.NOCACHE_PAGE
+    if isolation is not None:
+        return _isolated(fs, cred, flags, isolation)
+    server = made(fs)
     return LocalFileSystem(Mount(server, args_for(server, flags)), cred, owner=True)
+
+
+def _isolated(
+    fs: Servable | Callable[[], Servable], cred: Cred | None, flags: int, isolation: Isolation
+) -> "LocalFileSystem":
+    """The same with the file server in a process of its own."""
+    from puffs.isolate.isolated import Isolated
+
+    with Isolated(partial(made, fs), isolation) as process:
+        server = process.server
+        mount = Mount(server, args_for(server, flags), finish=process.finish)
+        process.attach(mount)
+        vfs = LocalFileSystem(mount, cred, owner=True, ended=process.close)
+        process.kept()
+    return vfs
 
 
 class LocalFileSystem(NameCalls):
@@ -76,9 +103,19 @@ class LocalFileSystem(NameCalls):
     so is one that is left at the end of the interpreter.
     """
 
-    def __init__(self, mount: Mount, cred: Cred | None, *, owner: bool) -> None:
+    def __init__(
+        self,
+        mount: Mount,
+        cred: Cred | None,
+        *,
+        owner: bool,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(mount, cred, owner=owner)
-        self._finalizer = weakref.finalize(self, self._host.end)
+        self._end = self._host.end
+        if ended is not None:
+            self._end = partial(_end_both, self._host, ended, os.getpid())
+        self._finalizer = weakref.finalize(self, self._end)
 
     # ----------------------------------------------------------------------------------- life cycle
 
@@ -97,7 +134,7 @@ class LocalFileSystem(NameCalls):
             return
         self._host.refuse_inside()
         self._finalizer.detach()
-        self._host.end()
+        self._end()
 
     def __enter__(self) -> "LocalFileSystem":
         return self
@@ -381,6 +418,8 @@ class LocalFileSystem(NameCalls):
         with self._at():
             try:
                 self.mount.sync(True, self._cred)
+            except ServerDied:
+                raise
             except Exception as exc:
                 raise error(self.mount.errno_of(exc, "sync")) from exc
 
@@ -392,10 +431,22 @@ class LocalFileSystem(NameCalls):
         with self._at():
             try:
                 self.mount.snapshot(os.path.abspath(destination))
+            except ServerDied:
+                raise
             except Exception as exc:
                 code = self.mount.errno_of(exc, "snapshot")
                 text = exc.strerror if isinstance(exc, OSError) else None
                 raise OSError(code, text or os.strerror(code)) from exc
+
+
+def _end_both(host: LocalHost, ended: Callable[[], None], pid: int) -> None:
+    """End a file system, then the process of its file server: where both were made."""
+    if os.getpid() != pid:  # forked from there: it is still in use
+        return
+    try:
+        host.end()
+    finally:
+        ended()
 
 
 def _open_flags(flags: int) -> int:
