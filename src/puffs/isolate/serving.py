@@ -192,7 +192,7 @@ class Dispatch:
         if row.name in ("close", "closedir"):
             into["file"] = self._objects.take  # it is known no more
         if row.name == "suspend":
-            into["signed"] = Suspend
+            into["signed"] = _status
         conversions = [
             (at, into[sort]) for at, sort in enumerate(row.sorts[about_node:]) if sort in into
         ]
@@ -278,6 +278,13 @@ def _data(field: memoryview) -> memoryview:
     is copied, and lasts.
     """
     return field.toreadonly() if len(field) > frames.FRAME_MAX else memoryview(bytes(field))
+
+
+def _status(number: int) -> Suspend:
+    try:
+        return Suspend(number)
+    except ValueError:
+        raise FrameError(f"a suspension with the status {number}, which is none") from None
 
 
 _pack_more: Final = messages.MORE_REPLY.replies(Class.OWN, Own.MORE)
