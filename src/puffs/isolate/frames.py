@@ -228,6 +228,20 @@ def reply(datagram: Bytes, at: int, end: int) -> Reply:
     return class_ & _PLAIN, type_, id_, rv, class_ & TAIL
 
 
+def lone_request(datagram: Bytes, length: int) -> Request | None:
+    """The header of a packet that is one frame that asks, as most of them are; None for anything
+    else, which `split` and `request` tell about.
+    """
+    if length < REQUEST_SIZE:
+        return None
+    size, version, class_, type_, id_, *rest = _unpack_request(datagram)
+    if size != length or version != VERSION or class_ not in _REQUESTS:
+        return None
+    if bool(class_ & FAF) != (id_ == 0):
+        return None
+    return (class_ & _PLAIN, type_, id_, *rest, class_ & TAIL)
+
+
 def lone_reply(datagram: Bytes, length: int) -> Reply | None:
     """The header of a datagram that is one frame that answers, as most of them are; None for
     anything else, which `split` and `reply` tell about.
@@ -298,12 +312,21 @@ class Layout:
     ) -> Callable[..., bytes]:
         struct = Struct(header + self._codes)
         pack, size, flatten, check = struct.pack, struct.size, self._flatten, self._check
+        images, flags = self._images, self._flags
 
-        def plain(id_: int, *values: Any) -> bytes:
+        def plain_request(
+            id_: int, node: int, uid: int, gid: int, tid: int, room: int, _: Any, *values: Any
+        ) -> bytes:
             if bool(id_) is faf:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
             try:
-                return pack(size, VERSION, class_, type_, id_, *values[:own], *values[own + 1 :])
+                return pack(size, VERSION, class_, type_, id_, node, uid, gid, tid, room, *values)
+            except _UNFIT as exc:
+                raise _unfit(exc, f"a body of {self.kinds}") from None
+
+        def plain_reply(id_: int, rv: int, _: Any, *values: Any) -> bytes:
+            try:
+                return pack(size, VERSION, class_, type_, id_, rv, *values)
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
 
@@ -312,11 +335,14 @@ class Layout:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
             numbers = values[-1]
             try:
-                frame = pack(size, VERSION, class_, type_, id_, *values[:own], *numbers)
-                check(numbers)
+                for at in images:
+                    if len(numbers[at]) != ATTR_SIZE:
+                        raise FrameError(f"attributes of {len(numbers[at])} bytes")
+                if flags:
+                    check(numbers)
+                return pack(size, VERSION, class_, type_, id_, *values[:own], *numbers)
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
-            return frame
 
         def general(id_: int, *values: Any) -> bytes:
             if bool(id_) is faf:
@@ -333,7 +359,9 @@ class Layout:
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
 
-        return plain if self._plain else single if self._single else general
+        if self._plain:
+            return plain_request if faf is not None else plain_reply
+        return single if self._single else general
 
     def _flatten(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], int]:
         """All numbers; what follows them, and its length."""

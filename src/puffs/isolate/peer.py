@@ -70,6 +70,8 @@ class Call(Message):
     faf = False
     endless = False
     """It may take any time."""
+    seconds: float | None = None
+    """How long it may take, where that is less than usual."""
     late: Callable[[Any], None] | None = None
     """Called with a result that came when nobody waited any more, to undo what it gave away."""
     after: Callable[[Any], Any] | None = None
@@ -154,8 +156,6 @@ class Peer:
         self._gone = gone
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._vector = (self._buffer,)
-        # Reentrant: what is interrupted while it could not be sent is told of at once.
-        self._sending = threading.RLock()
         self.turn: Final = threading.RLock()
         """Held while an answer is made use of in one step (`Call.after`): see `VnodeTable.turn`."""
         self._leading = threading.Lock()
@@ -186,7 +186,7 @@ class Peer:
     def flush(self) -> None:
         """Send what is on the queues, as far as the pipe takes it. Never waits."""
         queues = self.queues
-        with self._sending:
+        with queues.lock:
             while queues.readable:
                 try:
                     batch = queues.fetch(FRAME_MAX, 1)
@@ -212,8 +212,9 @@ class Peer:
 
     def begin(self, call: Call) -> None:
         """Send a call, for whose answer nobody waits yet."""
-        with self._sending:
-            if self.queues.pass_by(call):
+        queues = self.queues
+        with queues.lock:
+            if queues.pass_by(call):
                 self._put((call,), call.frame)
                 return
         if call.place is Place.PARKED:
@@ -288,21 +289,22 @@ class Peer:
         A call that takes too long fails with ETIMEDOUT. If nothing at all was heard meanwhile, not
         even the answer to the question whether anybody is there, the file server hangs.
         """
-        if self._seconds is None:
-            return None
         now = monotonic()
+        looks: list[float] = []
         for call in self.queues.unanswered():
             assert isinstance(call, Call)
-            if call.endless:
+            seconds = self._seconds if call.seconds is None else call.seconds
+            if call.endless or seconds is None:
                 continue
             if not call.since:
                 self._since(call, now)
             waited = now - call.since
-            if waited >= self._seconds:
-                self._overdue(call)
-            elif waited >= self._seconds / 2:
+            if waited >= seconds:
+                self._overdue(call, seconds)
+            elif waited >= seconds / 2:
                 self._ping()
-        return self._seconds / 8
+            looks.append(seconds / 8)
+        return min(looks, default=None)
 
     # ----------------------------------------------------------------------- for any other thread
 
@@ -459,7 +461,7 @@ class Peer:
 
     def hang_up(self) -> None:
         """Say that nothing more will be sent: the other side ends."""
-        with self._sending:
+        with self.queues.lock:
             if self._ends.writes >= 0:
                 os.close(self._ends.writes)
                 self._ends = self._ends._replace(writes=-1)
@@ -473,9 +475,9 @@ class Peer:
     def _since(self, call: Call, now: float = 0.0) -> None:
         call.since, call.heard = now or monotonic(), self._heard
 
-    def _overdue(self, call: Call) -> None:
+    def _overdue(self, call: Call, seconds: float) -> None:
         if call.heard == self._heard:
-            self.end(f"has not answered anything for {self._seconds:g} seconds")
+            self.end(f"has not answered anything for {seconds:g} seconds")
             return
         self.interrupt(call, errno.ETIMEDOUT)
 
