@@ -1,4 +1,4 @@
-"""Records of mounts that have ended: found by who may, trusted as far as they can be, never many."""
+"""Records of ended mounts: found by who may, trusted as far as they can be, and never many."""
 
 import json
 import os
