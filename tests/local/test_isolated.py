@@ -71,7 +71,7 @@ test_the_umask_is_honoured = test_vfs.test_the_umask_of_the_process_is_honoured
 
 
 ALWAYS = frozenset(("stat", "bytes", "listdir", "open_wb", "mkdir", "rename_over_file", "truncate"))
-"""What is compared in every run: it is the way of an operation that differs, and not what it does."""
+"""What is compared in every run: what differs is the way of operations, not what they do."""
 
 
 @pytest.mark.parametrize(
