@@ -132,6 +132,8 @@ class Isolated:
     @property
     def died(self) -> str:
         """How the process has ended, if it has not been asked to."""
+        if self.peer.queues.dead:  # it has closed its end: it ends by itself, or is killed
+            self._ended.wait(GRACE_SECONDS)
         return f"{self} {self._why}" if self._ended.is_set() and not self._closing else ""
 
     def __enter__(self) -> "Isolated":
@@ -152,10 +154,8 @@ class Isolated:
         try:
             return finish(result)
         except OSError as exc:
-            if exc.errno == errno.ENXIO and self.peer.queues.dead:
-                self._ended.wait(GRACE_SECONDS)  # it has closed its end: it ends, or is killed
-                if self.died:
-                    raise ServerDied(errno.ENXIO, self.died) from exc
+            if exc.errno == errno.ENXIO and self.died:
+                raise ServerDied(errno.ENXIO, self.died) from exc
             raise
 
     def kept(self) -> None:
