@@ -8,7 +8,8 @@ import pytest
 
 from puffs.isolate import frames
 from puffs.isolate.frames import FrameError
-from tests.fuzz import runs
+from puffs.isolate.messages import ROWS
+from tests.fuzz import ends, runs
 from tests.fuzz.decoders import DECODERS, MEANINGS, decode
 from tests.fuzz.seeds import SEEDS, text
 
@@ -72,6 +73,15 @@ def test_the_seeds_are_frames_of_every_body(name: str) -> None:
     )
     for label, frame in SEEDS[name]():
         assert decode(frame, name) == 1 + (label == "two")
+
+
+@pytest.mark.parametrize(("operation", "node", "number"), [("suspend", 0, 77), ("reclaim", 77, 1)])
+def test_what_was_found_before(operation: str, node: int, number: int) -> None:
+    """Numbers that stand for nothing ended the file server, in messages that nobody answers."""
+    row = ROWS[operation]
+    frame = row.request.requests(row.class_, row.type, faf=True)(0, node, *frames.NOBODY, number)
+    assert decode(frame, "requests") == 1
+    assert ends.served(frame) == []
 
 
 def test_every_kind_of_field_is_looked_into() -> None:

@@ -419,14 +419,18 @@ def _difference(before: list[object], after: list[object]) -> list[object]:
 
 
 def in_process(
-    caller: Caller, make: Callable[[], puffs.FileSystem[Any]], name: str, cache: bool
+    caller: Caller,
+    make: Callable[[], puffs.FileSystem[Any]],
+    name: str,
+    cache: bool,
+    isolate: bool = False,
 ) -> Result:
-    """The same in process, with or without page cache."""
+    """The same in process, with or without page cache; or with `isolate` in another process."""
     result: Result = {}
     changes = name not in LOOKING
     call = CALLS[name]
     with (
-        puffs.local(make(), cred=ROOT.cred(), cache=cache) as root,
+        puffs.local(make, cred=ROOT.cred(), cache=cache, isolate=isolate) as root,
         puffs.local(root.mount, cred=caller.cred()) as api,
     ):
         build(root)

@@ -35,7 +35,7 @@ FIELDS: dict[str, tuple[Any, bytes, bytes]] = {
     "flag": (1, u8(1), b""),
     "text": (b"caf\xc3\xa9", u32(5), b"caf\xc3\xa9"),
     "bytes": (b"\0\xff", u32(2), b"\0\xff"),
-    "data": ((-1, 4, b"data"), u32(-1) + u32(4) + u32(4), b"data"),
+    "data": (b"data", u32(4), b"data"),
     "cred": (
         (1000, 100, 4321, 0o22, 4320, 3, u32(4) + u32(24)),
         u32(1000) + u32(100) + u32(4321) + u32(0o22) + u32(4320) + u8(3) + u32(8),

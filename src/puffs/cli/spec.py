@@ -211,9 +211,8 @@ def _imported(place: str, load: Callable[[], ModuleType]) -> ModuleType:
             "put what it runs below `if __name__ == '__main__':`"
         ) from exc
     except Exception as exc:
-        raise SpecError(
-            f"{place} cannot be imported: {type(exc).__name__}: {explain(exc)}"
-        ) from exc
+        what = ": ".join(filter(None, (type(exc).__name__, str(exc) and explain(exc))))
+        raise SpecError(f"{place} cannot be imported: {what}") from exc
 
 
 def _attribute(module: ModuleType, place: str, path: str) -> object:

@@ -73,6 +73,13 @@ class Answers:
         Raises what `failure` takes.
         """
         pack, fields = row.reply.replies(row.class_, row.type), self._fields[row.result]
+        if row.reply.kinds == ("attr",):  # the most frequent of all
+
+            def attributes(id_: int, _room: Room, reply: Any, args: Args) -> bytes:
+                attr = police.attributes(reply, args[0], row.name)
+                return pack(id_, 0, None, messages.attr_out(attr))
+
+            return attributes
         if not row.optional:
             return lambda id_, room, reply, args: pack(id_, 0, room, *fields(row, reply, args))
         absent = _ABSENT[row.result]

@@ -27,7 +27,7 @@ FRAME_MAX: Final = 4096
 """Bytes of a packet, and so of a frame, at most."""
 
 BUFFER_SIZE: Final = FRAME_MAX + 1
-"""Of what datagrams are received into: a longer one, which is cut there, is then seen to be one."""
+"""Of what packets are received into: a longer one, which is cut there, is then seen to be one."""
 
 FAF: Final = 0x10
 """In the class of a frame: fire and forget, so there is no reply, and the id is 0 (Q1)."""
@@ -171,14 +171,14 @@ Reply = tuple[int, int, int, int, int]
 
 
 def split(datagram: Bytes, length: int) -> Iterable[tuple[int, int]]:
-    """Where each frame of a datagram of `length` bytes begins and ends.
+    """Where each frame of a packet of `length` bytes begins and ends.
 
     Raises `FrameError`, after what is well, at the first that is not whole, or too short to be one;
-    and at once for a datagram that was cut, which MSG_TRUNC (recv(2)) or `BUFFER_SIZE` tells.
+    and at once for a packet that was cut, which MSG_TRUNC (recv(2)) or `BUFFER_SIZE` tells.
     """
     if length > FRAME_MAX or length > len(datagram):
         room = min(FRAME_MAX, len(datagram))
-        raise FrameError(f"a datagram of {length} bytes, where {room} have room")
+        raise FrameError(f"a packet of {length} bytes, where {room} have room")
     if length >= REPLY_SIZE and _unpack_length(datagram) == (length,):  # as most of them are
         return ((0, length),)
     return _split(datagram, length)
@@ -228,11 +228,25 @@ def reply(datagram: Bytes, at: int, end: int) -> Reply:
     return class_ & _PLAIN, type_, id_, rv, class_ & TAIL
 
 
+def lone_request(datagram: Bytes, length: int) -> Request | None:
+    """The header of a packet that is one frame that asks, as most of them are; None for anything
+    else, which `split` and `request` tell about.
+    """
+    if not REQUEST_SIZE <= length <= FRAME_MAX:
+        return None
+    size, version, class_, type_, id_, *rest = _unpack_request(datagram)
+    if size != length or version != VERSION or class_ not in _REQUESTS:
+        return None
+    if bool(class_ & FAF) != (id_ == 0):
+        return None
+    return (class_ & _PLAIN, type_, id_, *rest, class_ & TAIL)
+
+
 def lone_reply(datagram: Bytes, length: int) -> Reply | None:
-    """The header of a datagram that is one frame that answers, as most of them are; None for
+    """The header of a packet that is one frame that answers, as most of them are; None for
     anything else, which `split` and `reply` tell about.
     """
-    if length < REPLY_SIZE:
+    if not REPLY_SIZE <= length <= FRAME_MAX:
         return None
     size, version, class_, type_, id_, rv = _unpack_reply(datagram)
     if size != length or version != VERSION or class_ not in _REPLIES:
@@ -298,22 +312,37 @@ class Layout:
     ) -> Callable[..., bytes]:
         struct = Struct(header + self._codes)
         pack, size, flatten, check = struct.pack, struct.size, self._flatten, self._check
+        images, flags = self._images, self._flags
 
-        def plain(id_: int, *values: Any) -> bytes:
+        def plain_request(
+            id_: int, node: int, uid: int, gid: int, tid: int, room: int, _: Any, *values: Any
+        ) -> bytes:
             if bool(id_) is faf:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
             try:
-                return pack(size, VERSION, class_, type_, id_, *values[:own], *values[own + 1 :])
+                return pack(size, VERSION, class_, type_, id_, node, uid, gid, tid, room, *values)
+            except _UNFIT as exc:
+                raise _unfit(exc, f"a body of {self.kinds}") from None
+
+        def plain_reply(id_: int, rv: int, _: Any, *values: Any) -> bytes:
+            try:
+                return pack(size, VERSION, class_, type_, id_, rv, *values)
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
 
         def single(id_: int, *values: Any) -> bytes:
             if bool(id_) is faf:
                 raise FrameError(f"a request of class {class_:#x} with the id {id_}")
-            numbers = values[-1]
+            numbers = values[-1] if values else None
+            if not isinstance(numbers, tuple):
+                raise FrameError(f"{numbers!r:.80}, where several values belong")
             try:
                 frame = pack(size, VERSION, class_, type_, id_, *values[:own], *numbers)
-                check(numbers)
+                for at in images:
+                    if len(numbers[at]) != ATTR_SIZE:
+                        raise FrameError(f"attributes of {len(numbers[at])} bytes")
+                if flags:
+                    check(numbers)
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
             return frame
@@ -333,7 +362,9 @@ class Layout:
             except _UNFIT as exc:
                 raise _unfit(exc, f"a body of {self.kinds}") from None
 
-        return plain if self._plain else single if self._single else general
+        if self._plain:
+            return plain_request if faf is not None else plain_reply
+        return single if self._single else general
 
     def _flatten(self, values: Sequence[Any]) -> tuple[list[Any], list[Any], int]:
         """All numbers; what follows them, and its length."""
@@ -350,11 +381,11 @@ class Layout:
                 numbers += parts
                 continue
             rest = parts[-1]
-            size = len(rest)
             if type(rest) is not bytes:
                 # What is bytes-like counts by its items, which may have several bytes each.
-                rest = memoryview(rest).cast("B")
-                size = len(rest)
+                view = memoryview(rest)
+                rest = view.cast("B") if view.nbytes else b""
+            size = len(rest)
             if size > most:
                 raise FrameError(f"{size} bytes, where {most} have room")
             numbers += parts[:-1]

@@ -70,6 +70,8 @@ class Call(Message):
     faf = False
     endless = False
     """It may take any time."""
+    seconds: float | None = None
+    """How long it may take, where that is less than usual."""
     late: Callable[[Any], None] | None = None
     """Called with a result that came when nobody waited any more, to undo what it gave away."""
     after: Callable[[Any], Any] | None = None
@@ -154,8 +156,8 @@ class Peer:
         self._gone = gone
         self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._vector = (self._buffer,)
-        # Reentrant: what is interrupted while it could not be sent is told of at once.
-        self._sending = threading.RLock()
+        self.turn: Final = threading.RLock()
+        """Held while an answer is made use of in one step (`Call.after`): see `VnodeTable.turn`."""
         self._leading = threading.Lock()
         """Held by the thread that receives."""
         self._heard = 0
@@ -184,7 +186,7 @@ class Peer:
     def flush(self) -> None:
         """Send what is on the queues, as far as the pipe takes it. Never waits."""
         queues = self.queues
-        with self._sending:
+        with queues.lock:
             while queues.readable:
                 try:
                     batch = queues.fetch(FRAME_MAX, 1)
@@ -210,8 +212,9 @@ class Peer:
 
     def begin(self, call: Call) -> None:
         """Send a call, for whose answer nobody waits yet."""
-        with self._sending:
-            if self.queues.pass_by(call):
+        queues = self.queues
+        with queues.lock:
+            if queues.pass_by(call):
                 self._put((call,), call.frame)
                 return
         if call.place is Place.PARKED:
@@ -286,21 +289,22 @@ class Peer:
         A call that takes too long fails with ETIMEDOUT. If nothing at all was heard meanwhile, not
         even the answer to the question whether anybody is there, the file server hangs.
         """
-        if self._seconds is None:
-            return None
         now = monotonic()
+        looks: list[float] = []
         for call in self.queues.unanswered():
             assert isinstance(call, Call)
-            if call.endless:
+            seconds = self._seconds if call.seconds is None else call.seconds
+            if call.endless or seconds is None:
                 continue
             if not call.since:
                 self._since(call, now)
             waited = now - call.since
-            if waited >= self._seconds:
-                self._overdue(call)
-            elif waited >= self._seconds / 2:
+            if waited >= seconds:
+                self._overdue(call, seconds)
+            elif waited >= seconds / 2:
                 self._ping()
-        return self._seconds / 8
+            looks.append(seconds / 8)
+        return min(looks, default=None)
 
     # ----------------------------------------------------------------------- for any other thread
 
@@ -309,6 +313,8 @@ class Peer:
 
         On the thread that serves too, where nothing else can be done.
         """
+        if call.after is None:
+            call.after = _own
         self.begin(call)
         self._since(call)
         try:
@@ -321,8 +327,7 @@ class Peer:
                         self.queues.wake()
                 else:
                     self.queues.sleep(lambda: call.over or not self._leading.locked())
-            result = call.outcome()
-            return bytes(result) if type(result) is memoryview else result
+            return call.outcome()
         except BaseException:
             self.interrupt(call)
             raise
@@ -400,13 +405,18 @@ class Peer:
                 error = self._error(rv, at, end)
             else:
                 room = self.rooms.memory(call.room) if tail else None
-                result = call.kind.decode(self._buffer, at, end, room)
-                if call.after is not None:
-                    result = call.after(result)
+                if call.after is None:
+                    result = call.kind.decode(self._buffer, at, end, room)
+                else:
+                    with self.turn:
+                        result = call.after(call.kind.decode(self._buffer, at, end, room))
         except FrameError as exc:
             error = ProtocolFault("ERROR", f"{call.operation}: {exc}", node=self._node_of(call))
         except Exception as exc:
             error = exc
+        except BaseException:  # a signal, and the thread may have received for another one
+            self.queues.complete(call, None, OSError(errno.EINTR, os.strerror(errno.EINTR)))
+            raise
         waited_for = self.queues.complete(call, result, error)
         if not waited_for and error is None and call.late is not None:
             call.late(result)
@@ -451,7 +461,7 @@ class Peer:
 
     def hang_up(self) -> None:
         """Say that nothing more will be sent: the other side ends."""
-        with self._sending:
+        with self.queues.lock:
             if self._ends.writes >= 0:
                 os.close(self._ends.writes)
                 self._ends = self._ends._replace(writes=-1)
@@ -465,9 +475,9 @@ class Peer:
     def _since(self, call: Call, now: float = 0.0) -> None:
         call.since, call.heard = now or monotonic(), self._heard
 
-    def _overdue(self, call: Call) -> None:
+    def _overdue(self, call: Call, seconds: float) -> None:
         if call.heard == self._heard:
-            self.end(f"has not answered anything for {self._seconds:g} seconds")
+            self.end(f"has not answered anything for {seconds:g} seconds")
             return
         self.interrupt(call, errno.ETIMEDOUT)
 
@@ -478,6 +488,11 @@ class Peer:
         self._pinged = ping = Call(self, _PING)
         ping.endless = True
         self.begin(ping)
+
+
+def _own(result: Any) -> Any:
+    """A result that is good for longer than the buffer, which other threads receive into."""
+    return bytes(result) if type(result) is memoryview else result
 
 
 _PING: Final = Kind(

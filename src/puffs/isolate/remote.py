@@ -99,6 +99,8 @@ class Remote:
             "advlock": self._advlock,
             "reclaim": self._reclaim,
             "snapshot": self._snapshot,
+            "unmount": self._unmount,
+            "error": self._error,
         }
         made: dict[str, Callable[..., Any]] = {}
         for name in self._implemented & ROWS.keys():
@@ -136,6 +138,8 @@ class Remote:
 
     def _plain(self, row: Row) -> Callable[..., Call]:
         peer, known, kind, values_of = self._peer, self.known, self._kind(row), self._values(row)
+        if row.sorts == ("node", "file"):
+            return self._about_file(kind)
         long = row.name in _LONG_ANSWERS
         long_values = [at for at, kind_ in enumerate(row.request.kinds) if kind_ in _LONG]
 
@@ -147,6 +151,17 @@ class Remote:
             if long_values and not bulk:
                 bulk = sum(len(values[at]) for at in long_values) > SHORT
             return Call(peer, kind, id_, _caller(), values, bulk)
+
+        return operation
+
+    def _about_file(self, kind: Kind) -> Callable[..., Call]:
+        """The same for what is asked most often: an operation of a node and an open file."""
+        peer, known = self._peer, self.known
+
+        def operation(node: Far, file: Far | None) -> Call:
+            if known.collected:
+                self._drop()
+            return Call(peer, kind, node.id, _caller(), (0 if file is None else file.id,))
 
         return operation
 
@@ -200,6 +215,27 @@ class Remote:
 
         return snapshot
 
+    def _unmount(self, row: Row) -> Callable[..., Call]:
+        """One that is forced waits no longer than it must: its answer is not heard (U10)."""
+        plain = self._plain(row)
+
+        def unmount(force: bool) -> Call:
+            call = plain(force)
+            if force:
+                call.seconds = FORCED_SECONDS
+            return call
+
+        return unmount
+
+    def _error(self, row: Row) -> Callable[..., None]:
+        """With no more words than the reference has (2.4)."""
+        fire = self._fire(row)
+
+        def error(kind: str, code: int, text: str, node: object) -> None:
+            fire(kind[:WORDS_MAX], code, text[:WORDS_MAX], node)
+
+        return error
+
     def _reclaim(self, row: Row) -> Callable[..., None]:
         """With it goes how often the node had come (2.4, 2.9)."""
         peer, pack = self._peer, row.request.requests(row.class_, row.type, faf=True)
@@ -222,6 +258,8 @@ class Remote:
     def _decode(self, row: Row) -> Decode:
         """What makes the result of a reply's body."""
         unpack, result = row.reply.unpack, self._results[row.result]
+        if row.reply.kinds == ("attr",):
+            return lambda packet, at, end, _room: messages.attr_in(*unpack(packet, at, end))
 
         def decode(packet: memoryview, at: int, end: int, room: memoryview | None) -> Any:
             return result(*unpack(packet, at, end, room))
@@ -308,6 +346,11 @@ _LONG: Final = frozenset(("text", "bytes", "data"))
 SHORT: Final = FRAME_MAX - 512
 """... and how many bytes of them are not, beside whatever else is in it."""
 _LONG_ANSWERS: Final = frozenset(("readdir", "readlink", "getxattr", "listxattr", "ioctl"))
+
+WORDS_MAX: Final = 256
+"""How long the text of an `error` may be."""
+FORCED_SECONDS: Final = 5.0
+"""How long a forced unmount waits for a file server."""
 
 _DROP: Final = messages.DROP.requests(Class.OWN, Own.DROP, faf=True)
 

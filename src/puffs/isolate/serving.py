@@ -106,14 +106,23 @@ class Dispatch:
     def packet(self, packet: memoryview, length: int, asker: Asker) -> None:
         """Serve what came, on this thread; `asker` is told for whom."""
         try:
-            for at, end in frames.split(packet, length):
-                asker.header = header = frames.request(packet, at, end)
-                handler = self._handlers.get(header[:2])
-                if handler is None:
-                    raise FrameError(f"a message of class {header[0]} and type {header[1]}")
-                handler(header, packet, at + REQUEST_SIZE, end)
+            if (header := frames.lone_request(packet, length)) is not None:
+                self._serve(header, packet, REQUEST_SIZE, length, asker)
+            else:
+                for at, end in frames.split(packet, length):
+                    header = frames.request(packet, at, end)
+                    self._serve(header, packet, at + REQUEST_SIZE, end, asker)
         except FrameError as exc:
             logger.error("what the kernel half has sent cannot be served: %s", exc)
+
+    def _serve(
+        self, header: frames.Request, packet: memoryview, at: int, end: int, asker: Asker
+    ) -> None:
+        asker.header = header
+        handler = self._handlers.get(header[:2])
+        if handler is None:
+            raise FrameError(f"a message of class {header[0]} and type {header[1]}")
+        handler(header, packet, at, end)
 
     def _send(self, frame: bytes) -> None:
         """Send a reply; that nobody wants it any more, the loop will find out."""
@@ -183,7 +192,7 @@ class Dispatch:
         if row.name in ("close", "closedir"):
             into["file"] = self._objects.take  # it is known no more
         if row.name == "suspend":
-            into["signed"] = Suspend
+            into["signed"] = _status
         conversions = [
             (at, into[sort]) for at, sort in enumerate(row.sorts[about_node:]) if sort in into
         ]
@@ -228,7 +237,7 @@ class Dispatch:
         def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
             node = header[3]
             (told,) = unpack(packet, at, end)
-            cookie = objects.values[node]
+            cookie = objects.values.get(node)
             if objects.drop(node, told):
                 self._aside(row.name, operation, cookie)
 
@@ -269,6 +278,13 @@ def _data(field: memoryview) -> memoryview:
     is copied, and lasts.
     """
     return field.toreadonly() if len(field) > frames.FRAME_MAX else memoryview(bytes(field))
+
+
+def _status(number: int) -> Suspend:
+    try:
+        return Suspend(number)
+    except ValueError:
+        raise FrameError(f"a suspension with the status {number}, which is none") from None
 
 
 _pack_more: Final = messages.MORE_REPLY.replies(Class.OWN, Own.MORE)

@@ -104,8 +104,9 @@ class Queues:
 
     def __init__(self, rooms: int = 0, interrupted: Callable[[], bool] = lambda: False) -> None:
         # Reentrant: what is collected as garbage while it is held may send (fire and forget).
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self.lock = threading.RLock()
+        """For transports, who send in the order in which they fetch."""
+        self._changed = threading.Condition(self.lock)
         self._sleepers = 0
         self._interrupted = interrupted
         self._last_id = FAF_ID
@@ -127,7 +128,7 @@ class Queues:
         29). Raises what `pack` raises for what cannot be sent; nothing is queued then.
         """
         if message.faf:
-            with self._lock:
+            with self.lock:
                 if not self.dead:
                     message.frame = message.pack(FAF_ID, -1)
                     self._touser.append(message)
@@ -135,7 +136,7 @@ class Queues:
             return
         if message.completed is None and self._interrupted():
             raise _error(EINTR)
-        with self._lock:
+        with self.lock:
             if self.dead:
                 raise _error(ENXIO)
             queue = self._touser
@@ -150,24 +151,24 @@ class Queues:
             queue.append(message)
 
     def pass_by(self, message: Message) -> bool:
-        """`send` and `fetch` at once, for a message that nothing is queued before: the caller sends
-        its frame now, or gives it back. False when it was queued as ever.
+        """`send` and `fetch` at once, for a message that nothing is queued before: the caller, who
+        has the lock, sends its frame now, or gives it back. False when it was queued as ever.
         """
-        with self._lock:
-            rooms = self._rooms
-            parks = message.bulk and not rooms
-            if parks or message.faf or self._touser or self.dead or self._interrupted():
-                self.send(message)
-                return False
-            id_, room = self._last_id + 1, rooms[-1] if message.bulk else -1
-            message.frame = message.pack(id_, room)
-            if room >= 0:
-                del rooms[-1]
-            self._last_id = message.id = id_
-            message.room = room
-            message.place = _REPLYWAIT
-            self._replywait[id_] = message
-            self.waiters += 1
+        rooms = self._rooms
+        parks = message.bulk and not rooms
+        if parks or message.faf or self._touser or self.dead or self._interrupted():
+            self.send(message)
+            return False
+        id_ = self._last_id + 1
+        if message.bulk:
+            message.frame = message.pack(id_, rooms[-1])
+            message.room = rooms.pop()
+        else:
+            message.frame = message.pack(id_, -1)
+        self._last_id = message.id = id_
+        message.place = _REPLYWAIT
+        self._replywait[id_] = message
+        self.waiters += 1
         return True
 
     def interrupt(self, message: Message, code: int = EINTR) -> bool:
@@ -176,7 +177,7 @@ class Queues:
         One that was not fetched is taken back. One that was stays in `replywait`, and its answer
         will be thrown away (Q7). True in the second case: the file server may be told.
         """
-        with self._lock:
+        with self.lock:
             was = message.place
             if was is _REPLYWAIT:
                 self._settle(message, _LEFT, None, _error(code))
@@ -196,13 +197,13 @@ class Queues:
         What was parked may be there to be fetched then. Does nothing while the file server may look
         at the room: it is freed when the answer comes that nobody waits for.
         """
-        with self._lock:
+        with self.lock:
             failed = self._vacate(message) if message.place is _DONE else []
         _tell(failed)
 
     def adopt(self, message: Message, completed: Done) -> None:
         """Have `completed` called for a message that was sent without; at once if it is over."""
-        with self._lock:
+        with self.lock:
             over = message.over
             if not over:
                 message.completed = completed
@@ -217,7 +218,7 @@ class Queues:
         """Wait until something is so that changes when a message is completed, or with `wake`:
         `seconds` at most. Tells whether it is.
         """
-        with self._lock:
+        with self.lock:
             self._sleepers += 1
             try:
                 return self._changed.wait_for(until, seconds)
@@ -226,7 +227,7 @@ class Queues:
 
     def wake(self) -> None:
         """Have those who `sleep` look again."""
-        with self._lock:
+        with self.lock:
             if self._sleepers:
                 self._changed.notify_all()
 
@@ -239,7 +240,7 @@ class Queues:
 
     def unanswered(self) -> list[Message]:
         """What was fetched and somebody waits for, the oldest first."""
-        with self._lock:
+        with self.lock:
             return [m for m in self._replywait.values() if m.place is _REPLYWAIT]
 
     def fetch(self, size: int, count: int = 0) -> list[Message]:
@@ -249,7 +250,7 @@ class Queues:
         Raises `OSError`: ENXIO when the file server is dead, EWOULDBLOCK when there is none, E2BIG
         when the first does not fit; it stays where it is (Q12).
         """
-        with self._lock:
+        with self.lock:
             if self.dead:
                 raise _error(ENXIO)
             touser = self._touser
@@ -278,7 +279,7 @@ class Queues:
         has guessed the id.
         """
         failed: list[Message] = []
-        with self._lock:
+        with self.lock:
             if self.dead:
                 return
             for message in reversed(messages):
@@ -310,7 +311,7 @@ class Queues:
 
         False when its waiter has gone: the result is thrown away (Q7).
         """
-        with self._lock:
+        with self.lock:
             place = message.place
             if place is _REPLYWAIT:
                 del self._replywait[message.id]
@@ -331,7 +332,7 @@ class Queues:
         """The file server is dead: all messages that are anywhere fail with ENXIO, and so does all
         that is sent from now on (Q16).
         """
-        with self._lock:
+        with self.lock:
             self.dead = True
             queued = (*self._replywait.values(), *self._touser, *self._parked)
             self._replywait.clear()

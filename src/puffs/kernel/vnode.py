@@ -10,6 +10,7 @@ Invariants:
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from errno import EEXIST, ENXIO, ESTALE
 from itertools import count
 from os import strerror
@@ -122,6 +123,9 @@ class VnodeTable:
         self.shared = False
         """Several hosts use the mount: one may find a new file before it is entered for the one
         that has made it."""
+        self.turn: AbstractContextManager[object] = nullcontext()
+        """Entered to take an unused vnode out and reclaim it: where answers are received by several
+        threads, none that brings the same cookie again can come in between."""
         self._by_cookie: dict[Cookie, Vnode] = {}
         self._lock = threading.Lock()
         self._generation = generation
@@ -227,12 +231,13 @@ class VnodeTable:
 
     def release(self, vnode: Vnode, lookups: int = 1) -> None:
         """This process has forgotten what it adopted with `held`, so often."""
-        with self._lock:
-            vnode.holds -= lookups
-            vnode.lookups -= lookups
-            gone = self._drop_if_unused(vnode)
-        if gone and self._reclaim is not None:
-            self._reclaim(vnode.cookie)
+        with self.turn:
+            with self._lock:
+                vnode.holds -= lookups
+                vnode.lookups -= lookups
+                gone = self._drop_if_unused(vnode)
+            if gone and self._reclaim is not None:
+                self._reclaim(vnode.cookie)
 
     def forget_told(self) -> None:
         """The host that forgets has gone: what only it knew is reclaimed."""
@@ -265,10 +270,11 @@ class VnodeTable:
             return
         if self._inactive is not None:
             self._inactive(vnode.cookie)
-        with self._lock:
-            gone = self._drop_if_unused(vnode)
-        if gone and self._reclaim is not None:
-            self._reclaim(vnode.cookie)
+        with self.turn:
+            with self._lock:
+                gone = self._drop_if_unused(vnode)
+            if gone and self._reclaim is not None:
+                self._reclaim(vnode.cookie)
 
     def busy(self) -> bool:
         """Whether any file is open."""

@@ -188,6 +188,8 @@ class VnodeOperations:
         if self.reach is not None:
             return self.reach(self, function, args, then)
         reply = function(*args)
+        if isinstance(reply, Deferred) and then is not None:
+            return self.mount.finish(reply.then(then))  # in one step with what brings the answer
         if isinstance(reply, _TO_COME):
             reply = self.mount.finish(reply)
         return reply if then is None else then(reply)
