@@ -315,7 +315,10 @@ def test_a_tail_that_is_elsewhere_is_nowhere_else() -> None:
     layout = Layout("text", "bytes")
     numbers_ = memoryview(u32(4) + u32(6))
     assert plain(layout.unpack(numbers_, 0, 8, room)) == [b"0123", b"456789"]
-    assert plain(layout.unpack(numbers_, 0, 8, memoryview(bytes(room) + b"more"))) == [b"0123", b"456789"]
+    assert plain(layout.unpack(numbers_, 0, 8, memoryview(bytes(room) + b"more"))) == [
+        b"0123",
+        b"456789",
+    ]
     for refused_ in (numbers_.tobytes() + b"0", numbers_.tobytes() + b"0123456789"):
         with pytest.raises(FrameError):
             layout.unpack(memoryview(refused_), 0, len(refused_), room)
