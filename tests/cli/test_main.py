@@ -153,7 +153,7 @@ def test_a_command_line_that_makes_no_sense(mnt: Path) -> None:
     for arguments in ([], ["--frobnicate", "mnt"], ["mnt", "mnt"]):
         done = run(*script(mnt), *arguments)
         assert done.returncode == 2
-        assert done.stderr.startswith("usage: hello.py [-h] [-f] [-o OPTIONS] MOUNTPOINT\n")
+        assert done.stderr.startswith("usage: hello.py [-h] [-f] [-o OPTIONS] ")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_command_line_that_makes_no_sense(mnt: Path) -> None:
 )
 def test_help_is_what_the_author_wrote_and_the_options(mnt: Path, what: str, about: str) -> None:
     text = succeeds(*script(mnt, what), "--help")
-    assert text.splitlines()[2] == about
+    assert text.split("\n\n")[1] == about
     assert re.search(r"^ +-o OPTIONS +mount options", text, re.MULTILINE)
     assert re.search(r"^ +max_read=BYTES +largest read request", text, re.MULTILINE)
 

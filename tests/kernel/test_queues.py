@@ -94,7 +94,7 @@ def test_what_cannot_be_packed_is_not_sent_and_takes_nothing_with_it() -> None:
 # ---------------------------------------------------------------------------------- fire and forget
 
 
-@pytest.mark.statement("Q8")
+@pytest.mark.statement("Q8", "2.2")
 def test_fire_and_forget_is_not_waited_for_and_freed_when_it_is_fetched() -> None:
     queues = Queues()
     (one,) = sent(queues, "a", faf=True)

@@ -70,7 +70,17 @@ test_set_user_id = test_vfs.test_writes_of_an_ordinary_user_take_set_user_id_awa
 test_the_umask_is_honoured = test_vfs.test_the_umask_of_the_process_is_honoured
 
 
-@pytest.mark.parametrize("call", differential.CALLS)
+ALWAYS = frozenset(("stat", "bytes", "listdir", "open_wb", "mkdir", "rename_over_file", "truncate"))
+"""What is compared in every run: what differs is the way of operations, not what they do."""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(call, marks=() if call in ALWAYS else pytest.mark.slow)
+        for call in differential.CALLS
+    ],
+)
 def test_every_call_as_without_isolation(call: str, isolated: bool) -> None:
     expected, found = (
         differential.in_process(differential.USER, MemFS, call, isolated, isolate)

@@ -30,7 +30,7 @@ COUNTS: Final = {
     "Q": 19,
 }
 """How many statements there are of each letter, numbered from 1."""
-TOPICS: Final = ("2.1", "2.5", "2.6", "2.7", "2.8", "2.9", "3.7")
+TOPICS: Final = ("2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "3.7")
 """The whole topics."""
 
 

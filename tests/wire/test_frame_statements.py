@@ -21,7 +21,7 @@ from puffs.kernel.queues import Message, Queues
 LISTING = Layout("listing")
 
 
-@pytest.mark.statement("Q2")
+@pytest.mark.statement("Q2", "2.3")
 def test_each_frame_is_as_long_as_it_says_and_no_longer() -> None:
     short = Layout().requests(Class.VN, 1)(1, 7, *NOBODY)
     long = Layout("bytes").replies(Class.VN, 1)(1, 0, b"x" * 5000)
@@ -45,7 +45,7 @@ def test_no_datagram_is_longer_than_the_longest() -> None:
         list(frames.split(b"", FRAME_MAX + 1))
 
 
-@pytest.mark.statement("Q15")
+@pytest.mark.statement("Q15", "2.3", "2.3a")
 def test_an_answer_reaches_the_result_of_a_message_and_nothing_else() -> None:
     queues = Queues(rooms=1)
     asked = Message("read", lambda id_, room: f"{id_} {room}".encode(), bulk=True)

@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from puffs.attach import rendezvous
-from puffs.kernel.mount import Mount
 
 AGE: Final = 7 * 24 * 3600.0
 """Seconds for which a record is kept."""
@@ -28,23 +27,23 @@ SIZE_MAX: Final = 1 << 16
 _NAME: Final = re.compile(r"ended-[0-9a-f]{32}")
 
 
-def leave(mount: Mount) -> None:
+def leave(mountpoint: str, name: str, why: str) -> None:
     """Leave a record of a mount whose file server has died. Raises `OSError`."""
     record = {
-        "mountpoint": mount.mountpoint,
-        "name": mount.name,
+        "mountpoint": mountpoint,
+        "name": name,
         "ended": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "why": mount.why,
+        "why": why,
     }
-    name = _name(mount.mountpoint)
+    file_name = _name(mountpoint)
     with rendezvous.opened(rendezvous.made(rendezvous.own_directory())) as directory:
         _tidy(directory)
-        new = f"{name}.{os.getpid()}"
+        new = f"{file_name}.{os.getpid()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with open(os.open(new, flags, 0o600, dir_fd=directory), "w") as file:
                 json.dump(record, file)
-            os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(new, file_name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(new, dir_fd=directory)

@@ -287,7 +287,7 @@ class _Request:
         """The file server has died: nobody can use the mount any more."""
         if self.wanted().control:
             try:
-                ended.leave(mount)  # before it goes: who looks then finds it
+                ended.leave(mount.mountpoint, mount.name, mount.why)  # before it goes
             except OSError as exc:
                 logger.info("%s: no record is left: %s", mount.mountpoint, exc)
         try:

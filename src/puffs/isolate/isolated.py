@@ -132,17 +132,20 @@ class Isolated:
     @property
     def died(self) -> str:
         """How the process has ended, if it has not been asked to."""
+        if self.peer.queues.dead:  # it has closed its end: it ends by itself, or is killed
+            self._ended.wait(GRACE_SECONDS)
         return f"{self} {self._why}" if self._ended.is_set() and not self._closing else ""
 
     def __enter__(self) -> "Isolated":
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if not self._kept:
-            if died := self.died:
-                self.close()
-                raise ServerDied(errno.EIO, died)
-            self.close()
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object) -> None:
+        if self._kept:
+            return
+        died = self.died
+        self.close()
+        if died and isinstance(exc, OSError):  # which says less
+            raise ServerDied(errno.EIO, died) from exc
 
     def finish(self, result: Any) -> Any:
         """What `Mount` is given as `finish` where threads wait for answers themselves: if there
@@ -151,10 +154,8 @@ class Isolated:
         try:
             return finish(result)
         except OSError as exc:
-            if exc.errno == errno.ENXIO and self.peer.queues.dead:
-                self._ended.wait(GRACE_SECONDS)  # it has closed its end: it ends, or is killed
-                if self.died:
-                    raise ServerDied(errno.ENXIO, self.died) from exc
+            if exc.errno == errno.ENXIO and self.died:
+                raise ServerDied(errno.ENXIO, self.died) from exc
             raise
 
     def kept(self) -> None:

@@ -221,9 +221,12 @@ class Mount(Messages, Flushing):
 
         MOUNTING becomes RUNNING. Legal once only (S3, improved; 6.1 item 8).
         """
-        if self.status is not Status.MOUNTING:
-            raise OSError(errno.EINVAL, f"start of a mount that is {self.status.name}")
-        self.status = Status.RUNNING
+        with self._attaching:
+            if self.why:
+                raise self.not_running()
+            if self.status is not Status.MOUNTING:
+                raise OSError(errno.EINVAL, f"start of a mount that is {self.status.name}")
+            self.status = Status.RUNNING
 
     def userdead(self, why: str) -> bool:
         """The file server has died: nothing can be asked of it any more (Q16, U8).
@@ -231,7 +234,7 @@ class Mount(Messages, Flushing):
         The mount is there until it is unmounted. False when it has ended already.
         """
         with self._attaching:
-            if self.status is not Status.RUNNING:
+            if self.status not in (Status.MOUNTING, Status.RUNNING):
                 return False
             self.status, self.why = Status.DYING, why
         return True

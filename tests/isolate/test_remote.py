@@ -1,0 +1,177 @@
+"""The operations of a file server in another process, asked for one by one: a real process, and
+nothing mounted.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import queue
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import puffs
+from puffs.isolate.isolated import Isolated
+from puffs.isolate.isolation import Isolation
+from puffs.isolate.messages import ANSWERED, ROWS
+from puffs.kernel.mount import Mount, Status, args_for
+from puffs.server.cred import FSCRED, NOCRED
+from puffs.server.operations import OPERATIONS, Operations
+
+SECONDS = 20
+CRED = puffs.Cred(1000, 1001, tid=7, umask=0o22, pid=6, groups=(4, 24))
+ATTR = puffs.Attr(stat.S_IFREG | 0o640, 5, uid=3, mtime_ns=-1_500_000_001, btime_ns=12, ino=1 << 63)
+CHANGES = puffs.Changes(mode=0o600, size=1 << 40, atime_ns=-3, atime_now=True, kill_suidgid=True)
+LOCK = puffs.Lock(fcntl.F_WRLCK, 3, (1 << 63) - 1, 77, True)
+BYTES = bytes(range(256))
+
+SAMPLES: dict[str, Any] = {
+    "attr": ATTR,
+    "changes": CHANGES,
+    "cred": CRED,
+    "data": BYTES,
+    "datasync": True,
+    "destination": "/srv/\udcff/copy",
+    "fid": BYTES,
+    "file": None,
+    "force": False,
+    "kind": "READ",
+    "lock": LOCK,
+    "name": "a name \udcfe",
+    "newname": "another",
+    "op": "set",
+    "status": puffs.Suspend.SUSPENDED,
+    "target": "../" * 100,
+    "text": "says nothing",
+    "to_file": None,
+    "value": b"",
+    "wait": True,
+    "wake": None,
+}
+"""An argument of each name; of those that are not here, a number."""
+
+
+class Echo(puffs.FileSystem[int]):
+    """A file server with every operation: each fails, saying what it was given."""
+
+    def operations(self) -> Operations:
+        return {name: self._echo(name) for name in OPERATIONS} | {
+            "mount": lambda: 1,
+            "fileid": lambda node: (node, 0),
+        }
+
+    def _echo(self, name: str) -> Callable[..., Any]:
+        def echo(*args: Any) -> None:
+            said = f"{name} {[shown(arg) for arg in args]}"
+            print(said, flush=True)
+            raise OSError(errno.EDOM, said)
+
+        return echo
+
+
+def shown(arg: Any) -> str:
+    """All that is in an argument, in few letters."""
+    match arg:
+        case memoryview() | bytes():
+            return f"{len(arg)} bytes, {sum(arg)}"
+        case puffs.Attr():
+            return f"{arg.mode:o} {arg.size} {arg.uid} {arg.mtime_ns} {arg.btime_ns} {arg.ino}"
+        case puffs.Cred():
+            return f"{arg!r} {arg.umask} {arg.pid} {arg.groups}"
+        case str() if len(arg) > 99:
+            return f"{len(arg)} letters"
+    return ascii(arg)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> "queue.SimpleQueue[str]":
+    """What is logged by puffs, as it comes."""
+    logged: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            logged.put(record.getMessage())
+
+    logger, handler = logging.getLogger("puffs"), Kept()
+    monkeypatch.setattr(logger, "handlers", [*logger.handlers, handler])
+    return logged
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Isolated]:
+    with Isolated(Echo, Isolation()) as isolated:
+        yield isolated
+
+
+@pytest.mark.statement("2.4", "2.4a", "2.4b")
+@pytest.mark.parametrize("name", sorted(ROWS.keys() - {"mount", "mounted", "poll"}))
+def test_what_an_operation_is_given_arrives(
+    echo: Isolated, lines: "queue.SimpleQueue[str]", name: str
+) -> None:
+    operation = echo.server.operations()[name]
+    root = echo.server.operations()["mount"]().wait()
+    given, wanted = [], []
+    for arg in OPERATIONS[name].args:
+        is_node = arg in ("node", "dir", "newdir", "to")
+        given.append(root if is_node else SAMPLES.get(arg, 3))
+        wanted.append(1 if is_node else given[-1])
+    said = f"{name} {[shown(arg) for arg in wanted]}"
+    result = operation(*given)
+    if OPERATIONS[name].faf and name not in ANSWERED:
+        assert result is None, "nobody waits"
+        assert said in iter(lambda: lines.get(timeout=SECONDS), "")
+    else:
+        with pytest.raises(OSError) as caught:
+            result.wait()
+        assert (caught.value.errno, caught.value.strerror) == (errno.EDOM, said[:256])
+
+
+@pytest.mark.statement("2.4b")
+@pytest.mark.parametrize("cred", [NOCRED, FSCRED, CRED], ids=["kernel", "file system", "user"])
+def test_credentials_of_all_kinds_cross(echo: Isolated, cred: puffs.Cred) -> None:
+    with pytest.raises(OSError) as caught:
+        echo.server.operations()["sync"](False, cred).wait()
+    assert shown(cred) in str(caught.value)
+
+
+@pytest.mark.statement("2.4a")
+def test_what_is_said_of_an_error_is_cut(echo: Isolated, lines: "queue.SimpleQueue[str]") -> None:
+    echo.server.operations()["error"]("READ", errno.EINVAL, "x" * 100_000, None)
+    said = f"error {[shown(arg) for arg in ('READ', errno.EINVAL, 'x' * 256, None)]}"
+    assert said in iter(lambda: lines.get(timeout=SECONDS), "")
+
+
+@pytest.mark.statement("2.2a", "Q16")
+def test_with_its_process_the_mount_dies() -> None:
+    with Isolated(Whole, Isolation()) as isolated:
+        buried: queue.SimpleQueue[str] = queue.SimpleQueue()
+        mount = Mount(isolated.server, args_for(isolated.server))
+        isolated.attach(mount, lambda mount: buried.put(mount.why))
+        mount.start()
+        assert mount.statvfs().blocks == 0
+        os.kill(isolated.pid, signal.SIGKILL)
+        why = buried.get(timeout=SECONDS)
+        assert why == f"the file server (process {isolated.pid}) was killed by SIGKILL (Killed)"
+        assert mount.status is Status.DYING
+        with pytest.raises(puffs.ServerDied, match="SIGKILL"):
+            mount.statvfs()
+        with pytest.raises(OSError) as caught:
+            isolated.server.operations()["getattr"](mount.root().cookie, None).wait()
+        assert caught.value.errno == errno.ENXIO
+
+
+class Whole(puffs.FileSystem[int]):
+    """The least that can be mounted."""
+
+    def mount(self) -> int:
+        return 1
+
+    def lookup(self, dir: int, name: str, cred: puffs.Cred) -> int:
+        raise FileNotFoundError(name)
+
+    def getattr(self, node: int, file: object = None) -> puffs.Attr:
+        return puffs.Attr(stat.S_IFDIR | 0o755)
