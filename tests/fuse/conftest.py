@@ -19,6 +19,7 @@ from puffs.attach.fuse.mounting import MountError, abort_connection
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
 from puffs.attach.serve import run
 from puffs.isolate.isolation import Isolate
+from puffs.kernel.messages import ServerDied
 from puffs.kernel.mount import Mount, Servable
 
 PATIENCE = 10.0
@@ -50,6 +51,7 @@ class Served:
         self._log = directory / "log"
         self._notes = directory / "notes"
         self._server = directory / "server pid"
+        self._why = directory / "why it died"
         self.child: ChildMount
 
     def start(
@@ -58,10 +60,14 @@ class Served:
         options: str = "",
         on_ready: Callable[[Mount], None] = lambda mount: None,
         isolate: Isolate = False,
+        before: Callable[[], None] = lambda: None,
     ) -> None:
-        """Mount what `make` makes; `on_ready` is called in the child, before the mount is used."""
+        """Mount what `make` makes. `before` and `on_ready` are called in the child, the second one
+        before the mount is used.
+        """
 
         def serving(ready: Callable[[Mount], None]) -> None:
+            before()
             logging.root.handlers[:] = [logging.FileHandler(self._log)]
 
             def both(mount: Mount) -> None:
@@ -72,7 +78,11 @@ class Served:
             def factory() -> Servable:
                 return make(Notes(self._notes))
 
-            run(factory, self.path, options, isolate=isolate, on_ready=both)
+            try:
+                run(factory, self.path, options, isolate=isolate, on_ready=both)
+            except ServerDied as exc:
+                self._why.write_text(str(exc))
+                raise
 
         self.child = spawn(serving, str(self.path))
 
@@ -90,6 +100,11 @@ class Served:
     def server_pid(self) -> int:
         """The process that answers."""
         return int(self._server.read_text())
+
+    @property
+    def why(self) -> str:
+        """Why it has died, once it has `ended` by that."""
+        return self._why.read_text() if self._why.exists() else ""
 
     @property
     def log(self) -> list[str]:

@@ -160,6 +160,7 @@ class Peer:
         """Held while an answer is made use of in one step (`Call.after`): see `VnodeTable.turn`."""
         self._leading = threading.Lock()
         """Held by the thread that receives."""
+        self._gathers = 0
         self._heard = 0
         self._bad = 0
         self._stepped: Call
@@ -178,22 +179,27 @@ class Peer:
 
     # ----------------------------------------------------------------------------------- sending
 
+    def gathers(self) -> None:
+        """This thread will `flush` what it fires, or send it with what it steps next."""
+        self._gathers = threading.get_ident()
+
     def fire(self, message: Message) -> None:
         """Send what nobody waits for."""
         self.queues.send(message)
-        self.flush()
+        if threading.get_ident() != self._gathers:
+            self.flush()
 
-    def flush(self) -> None:
-        """Send what is on the queues, as far as the pipe takes it. Never waits."""
+    def flush(self) -> bool:
+        """Send what is on the queues, as far as the pipe takes it; whether that was all. Never
+        waits.
+        """
         queues = self.queues
         with queues.lock:
             while queues.readable:
-                try:
-                    batch = queues.fetch(FRAME_MAX, 1)
-                except OSError:  # dead, or another thread was faster
-                    return
+                batch = queues.fetch(FRAME_MAX, 1)
                 if not self._put(batch, b"".join(message.frame for message in batch)):
-                    return
+                    return False
+            return True
 
     def _put(self, batch: Sequence[Message], packet: bytes) -> bool:
         """Send what was fetched; False when it could not be sent."""

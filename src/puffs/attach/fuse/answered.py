@@ -18,6 +18,8 @@ MAX_WAITING: Final = 4096
 """Operations under way at once; with more, no further request is read."""
 AT_ONCE: Final = 64
 """Requests that are read before answers are looked for."""
+LINGER_MS: Final = 1
+"""How long what nobody waits for may wait for company."""
 GRACE_SECONDS: Final = 5.0
 """How long operations may go on when the connection has ended."""
 
@@ -29,6 +31,7 @@ def serve(session: Session, peer: Peer) -> None:
             reader = session.reader(stepper=peer)
             with session.serving(reader):
                 session.begin()
+                peer.gathers()
                 _serve(session.fileno(), reader, peer)
     finally:
         session.finish()
@@ -49,22 +52,37 @@ class _UnderWay(Enough):
 
 def _serve(fd: int, reader: Reader, peer: Peer) -> None:
     """Serve requests on `fd` until the connection ends, then what is still under way."""
-    under_way = _UnderWay(peer)
+    under_way, requests = _UnderWay(peer), select.poll()
+    requests.register(fd, select.POLLIN)
     read = Read.SERVED
     while read is not Read.ENDED:
-        if peer.idle:
-            os.set_blocking(fd, True)
-            read = reader.serve_until(under_way)
-            os.set_blocking(fd, False)
-            continue
-        _wait(fd if peer.queues.waiters < MAX_WAITING else None, peer)
-        for _ in range(AT_ONCE):
-            read = reader.serve_one()
-            if read is not Read.SERVED or peer.queues.waiters >= MAX_WAITING:
-                break
+        if not peer.queues.waiters:
+            # What is fire and forget goes with the next request, if that comes soon.
+            if not peer.queues.readable or requests.poll(LINGER_MS):
+                read = reader.serve_until(under_way)
+                continue
+            if peer.flush():
+                continue
+        os.set_blocking(fd, False)
+        read = _serve_waiting(fd, reader, peer)
+        os.set_blocking(fd, True)
     deadline = monotonic() + GRACE_SECONDS
     while peer.queues.waiters and monotonic() < deadline:
         _wait(None, peer, deadline - monotonic())
+
+
+def _serve_waiting(fd: int, reader: Reader, peer: Peer) -> Read:
+    """Serve requests, and receive answers, until none is waited for any more."""
+    read = Read.SERVED
+    while not peer.idle and read is not Read.ENDED:
+        _wait(fd if peer.queues.waiters < MAX_WAITING else None, peer)
+        for _ in range(AT_ONCE):
+            if peer.queues.waiters >= MAX_WAITING:
+                break
+            read = reader.serve_one()
+            if read is not Read.SERVED:
+                break
+    return read
 
 
 def _wait(fd: int | None, peer: Peer, seconds: float | None = None) -> None:
