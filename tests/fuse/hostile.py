@@ -20,7 +20,6 @@ from puffs.isolate.pipes import Ends
 from puffs.isolate.rooms import Rooms
 from puffs.isolate.serving import Asker, Dispatch
 from puffs.kernel.attachment import Servable
-from puffs.kernel.mount import Mount
 from tests.fuse.conftest import Notes, Serve, Served
 from tests.fuse.servers import Noting
 
@@ -67,6 +66,9 @@ class Asked:
 
     def honest(self, *values: Any, room: memoryview | None = None) -> bytes:
         """An answer of these values, packed as any."""
+        if self.operation == "more":
+            pack = messages.MORE_REPLY.replies(frames.Class.OWN, frames.Own.MORE)
+            return pack(self.id, 0, room, *values)
         row = messages.ROWS[self.operation]
         return row.reply.replies(row.class_, row.type)(self.id, 0, room, *values)
 
@@ -104,16 +106,19 @@ class Hostile:
         """The room that a message has."""
         return self.rooms.memory(asked.header[7])
 
-    def serve(self, operation: str, worst: "Worst", armed: Path) -> int:
-        """Serve honestly, but the first `operation` when `armed` is there."""
+    def serve(self, operations: str, worst: "Worst", armed: Path, always: bool = False) -> int:
+        """Serve honestly, but the first of `operations` when `armed` is there, or all of them."""
         buffer, asker = memoryview(bytearray(BUFFER_SIZE)), Asker()
         while length := os.readv(self.ends.reads, (buffer,)):
             for at, end in frames.split(buffer, length):
                 header = frames.request(buffer, at, end)
                 row = messages.BY_TYPE.get(header[1])
-                name = row.name if row is not None and header[0] == row.class_ else "more"
-                if name == operation and armed.exists():
-                    armed.unlink()
+                name = row.name if row is not None and header[0] == row.class_ else ""
+                if header[:2] == (frames.Class.OWN, frames.Own.MORE):
+                    name = "more"
+                if name in operations.split() and armed.exists():
+                    if not always:
+                        armed.unlink()
                     if not worst(self, Asked(name, header)):
                         continue
                 self._dispatch.packet(buffer[at:end], end - at, asker)
@@ -138,6 +143,9 @@ class Attacked:
     def arm(self) -> None:
         self._armed.touch()
 
+    def disarm(self) -> None:
+        self._armed.unlink()
+
     @property
     def did_it(self) -> bool:
         return not self._armed.exists()
@@ -146,13 +154,13 @@ class Attacked:
 def attack(
     serve: Serve,
     tmp_path: Path,
-    operation: str,
+    operations: str,
     worst: Worst,
     timeout: float | None = 10,
     make: Callable[[Notes], Servable] = Noting,
-    **more: Any,
+    always: bool = False,
 ) -> Attacked:
-    """Mount a file server that does its worst in place of one operation."""
+    """Mount a file server that does its worst in place of these operations."""
     armed, notes = tmp_path / "armed", Notes(tmp_path / "notes")
 
     def life(
@@ -160,18 +168,15 @@ def attack(
     ) -> int:
         server = make()
         os.write(ends.writes, child._hello(server, threads))
-        return Hostile(server, notes, ends, upcalls, rooms).serve(operation, worst, armed)
+        return Hostile(server, notes, ends, upcalls, rooms).serve(operations, worst, armed, always)
 
-    return Attacked(
-        with_life(serve, life, make=make, isolate=Isolation(timeout=timeout), **more), armed
-    )
+    return Attacked(with_life(serve, life, make, isolate=Isolation(timeout=timeout)), armed)
 
 
 def with_life(
     serve: Serve,
     life: Callable[..., int],
     make: Callable[[Notes], Servable] = Noting,
-    on_ready: Callable[[Mount], None] = lambda mount: None,
     isolate: Isolation = Isolation(timeout=10),  # noqa: B008 - it is frozen
 ) -> Served:
     """Mount a file server whose process does what `life` does."""
@@ -179,7 +184,7 @@ def with_life(
     def begin() -> None:  # in the process that serves: nobody else sees it
         puffs.isolate.isolated.life = life  # type: ignore[attr-defined]
 
-    return serve(make, isolate=isolate, on_ready=on_ready, before=begin)
+    return serve(make, isolate=isolate, before=begin)
 
 
 assert REQUEST.size == REQUEST_SIZE

@@ -242,7 +242,8 @@ class Both:
         assert [one.place for one in model.all] == [one.at for one in model.all]
         assert queues.waiters == len(waiting)
         assert queues.readable == bool(model.touser)
-        assert queues.unanswered() == [one for one in model.replywait if one in waiting]
+        queued = [*model.replywait, *model.touser, *model.parked]
+        assert queues.unanswered() == [one for one in queued if one in waiting]
         rooms = [one.room for one in model.all if one.room >= 0]
         assert [one for one in model.all if one.room >= 0] == [
             one for one in model.all if one.has_room

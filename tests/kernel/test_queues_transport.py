@@ -43,7 +43,11 @@ def test_what_could_not_be_sent_is_fetched_again_in_its_order() -> None:
     first = queues.fetch(SIZE)
     sent(queues, "d")
     queues.unfetch(first[1:])
-    assert [one.operation for one in queues.unanswered()] == ["a"]
+    assert [(one.operation, one.place) for one in queues.unanswered()] == [
+        ("a", Place.REPLYWAIT),
+        ("b", Place.TOUSER),
+        ("d", Place.TOUSER),
+    ]
     assert seen(queues) == ["b 2 -1", "c 0 -1", "d 3 -1"]
     assert queues.waiters == 3
 
@@ -92,10 +96,10 @@ def test_what_is_fetched_waits_for_its_answer() -> None:
     queues = Queues()
     a, b = sent(queues, "a", "b")
     sent(queues, "c", faf=True)
-    assert not queues.unanswered()
+    assert (a.place, b.place) == (Place.TOUSER, Place.TOUSER)
     queues.fetch(SIZE)
     assert queues.unanswered() == [a, b]
-    assert a.place is Place.REPLYWAIT
+    assert (a.place, b.place) == (Place.REPLYWAIT, Place.REPLYWAIT)
     assert queues.waiters == 2
     answered(queues, b, "result")
     assert queues.unanswered() == [a]

@@ -96,9 +96,12 @@ class Isolated:
         """What the file server says when it has been built, however long that takes."""
         packet = memoryview(bytearray(BUFFER_SIZE))
         poll = select.poll()
-        poll.register(reads, select.POLLIN)
+        self.peer.watch(poll)  # others that it has forked may have the other end too
         poll.poll()
-        length = os.readv(reads, (packet,))
+        try:
+            length = os.readv(reads, (packet,))
+        except BlockingIOError:
+            length = 0
         if not length:
             self._process.kill()
             self._ended.wait()

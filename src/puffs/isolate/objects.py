@@ -37,12 +37,16 @@ class _Kept:
 
 class Objects:
     """What is known of one file server; `fileid` is its operation of that name, if it has one.
+    `reclaim` is called with each cookie that is known no more.
 
     From any thread.
     """
 
-    def __init__(self, fileid: Callable[[Cookie], FileId] | None) -> None:
+    def __init__(
+        self, fileid: Callable[[Cookie], FileId] | None, reclaim: Callable[[Cookie], None]
+    ) -> None:
         self._fileid = fileid
+        self._reclaim = reclaim
         self._lock = threading.Lock()
         self.values: dict[int, Any] = _Values({NONE: None})
         """The objects by their numbers: ESTALE for one that stands for none."""
@@ -104,24 +108,26 @@ class Objects:
                 return None
             return self.values.pop(id_)
 
-    def drop(self, id_: int, told: int) -> bool:
-        """The kernel half has forgotten an object of which it had been told so often. Whether that
-        was all: it may be on its way there again.
+    def drop(self, id_: int, told: int) -> None:
+        """The kernel half has forgotten an object of which it had been told so often. It may be on
+        its way there again, and then it is kept (2.9).
         """
         with self._lock:
             kept = self._kept.get(id_)
             if kept is None:
-                return False
+                return
             kept.told -= told
             if kept.told > 0:
-                return False
+                return
             del self._kept[id_]
             value = self.values.pop(id_)
-            if self.number_of(value) == id_:
+            node = self.number_of(value) == id_
+            if node:
                 del self._ids[value]
-        if kept.closed is not None:
+        if node:
+            self._reclaim(value)
+        elif kept.closed is not None:
             kept.closed()
-        return True
 
     def __len__(self) -> int:
         return len(self._kept)

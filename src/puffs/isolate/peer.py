@@ -39,7 +39,7 @@ _LATER: Final = frozenset((errno.EAGAIN, errno.ENOMEM))
 _CLOSED: Final = frozenset((errno.EPIPE, errno.EBADF))
 
 BAD_MAX: Final = 1000
-"""After so many packets that are none, with nothing else between them, it is no file server."""
+"""After so many packets that are none, it is no file server."""
 
 
 Decode = Callable[[memoryview, int, int, memoryview | None], Any]
@@ -383,7 +383,6 @@ class Peer:
                     self._answered(frames.reply(buffer, at, end), end, at + REPLY_SIZE)
         except FrameError as exc:
             return self._bad_packet(exc)
-        self._bad = 0
         return True
 
     def _bad_packet(self, exc: FrameError) -> bool:
@@ -482,10 +481,10 @@ class Peer:
         call.since, call.heard = now or monotonic(), self._heard
 
     def _overdue(self, call: Call, seconds: float) -> None:
-        if call.heard == self._heard:
-            self.end(f"has not answered anything for {seconds:g} seconds")
-            return
+        silent = call.heard == self._heard
         self.interrupt(call, errno.ETIMEDOUT)
+        if silent:
+            self.end(f"has not answered anything for {seconds:g} seconds")
 
     def _ping(self) -> None:
         """Ask whether anybody is there."""

@@ -71,7 +71,13 @@ class Dispatch:
         self._writes = writes
         self._rooms = rooms
         self._stepper = stepper
-        self._objects = Objects(ops.get("fileid"))
+        reclaim = ops.get("reclaim")
+
+        def forgotten(cookie: Cookie) -> None:
+            if reclaim is not None:
+                self._aside("reclaim", reclaim, cookie)
+
+        self._objects = Objects(ops.get("fileid"), forgotten)
         closers = {name: ops.get(name) for name in ("close", "closedir")}
 
         def close(closer: str, cookie: Cookie, file: Any) -> None:
@@ -135,7 +141,7 @@ class Dispatch:
 
     def _handler(self, row: Row, operation: Callable[..., Any]) -> Handler:
         if row.name == "reclaim":
-            return self._reclaim(row, operation)
+            return self._reclaim(row)
         if row.operation.faf and row.name not in messages.ANSWERED:
             return self._unanswered(row, operation)
         args_of, send, rooms = self._args(row), self._send, self._rooms
@@ -230,16 +236,13 @@ class Dispatch:
         except BaseException:
             logger.exception("%s failed in the file server", name)
 
-    def _reclaim(self, row: Row, operation: Callable[..., Any]) -> Handler:
-        """A node that is on its way there again is not reclaimed (2.9)."""
-        unpack, objects = row.request.unpack, self._objects
+    def _reclaim(self, row: Row) -> Handler:
+        """See `Objects.drop`."""
+        unpack, drop = row.request.unpack, self._objects.drop
 
         def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
-            node = header[3]
             (told,) = unpack(packet, at, end)
-            cookie = objects.values.get(node)
-            if objects.drop(node, told):
-                self._aside(row.name, operation, cookie)
+            drop(header[3], told)
 
         return handler
 

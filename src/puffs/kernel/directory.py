@@ -110,8 +110,12 @@ class OpenDirectory:
         delivered.
         """
         entries = (police.entry(reply, self.cookie) for reply in listing)
-        self._kept += [entry for entry in entries if entry.name not in _DOTS]
+        new = [entry for entry in entries if entry.name not in _DOTS]
+        self._kept += new
         self._more = listing.more if isinstance(listing, Part) else None
+        if self._more is not None and not new:
+            self.rewind()
+            raise ProtocolFault("READDIR", "a part of a listing is empty", node=self.cookie)
         self._own_positions = False
         self._ahead = None
         self._source = iter(())

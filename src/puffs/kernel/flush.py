@@ -18,6 +18,8 @@ from puffs.server.types import Cookie
 
 PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 """Bytes of a page: the unit in which hosts cache contents."""
+OFFSETS_END: Final = 1 << 63
+"""No file is so long."""
 
 
 class FlushOp(IntEnum):
@@ -139,8 +141,11 @@ def _pages(request: FlushRequest) -> tuple[int, int]:
 
 
 def whole_pages(start: int, end: int) -> tuple[int, int]:
-    """A range of bytes as one of pages: truncated down, rounded up."""
-    return start - start % PAGE_SIZE, end + -end % PAGE_SIZE
+    """A range of bytes as one of pages: truncated down, rounded up. Beyond all offsets it has no
+    end.
+    """
+    rounded = end + -end % PAGE_SIZE
+    return start - start % PAGE_SIZE, rounded if rounded < OFFSETS_END else 0
 
 
 def flush(
@@ -179,7 +184,7 @@ def check(request: FlushRequest) -> None:
 
 def _check_range(request: FlushRequest) -> None:
     start, end = request.start, request.end
-    if start < 0 or end < 0 or max(start, end) >= 1 << 63:
+    if start < 0 or end < 0 or max(start, end) >= OFFSETS_END:
         raise _invalid(f"{start} to {end} are no offsets in a file")
     if end and start >= end:
         raise _invalid(f"a range that begins at {start} and ends at {end} is empty")

@@ -239,9 +239,10 @@ class Queues:
         return bool(self._touser)
 
     def unanswered(self) -> list[Message]:
-        """What was fetched and somebody waits for, the oldest first."""
+        """What somebody waits for: what was fetched, the oldest first, then what was not."""
         with self.lock:
-            return [m for m in self._replywait.values() if m.place is _REPLYWAIT]
+            fetched = [m for m in self._replywait.values() if m.place is _REPLYWAIT]
+            return [*fetched, *(m for m in self._touser if not m.faf), *self._parked]
 
     def fetch(self, size: int, count: int = 0) -> list[Message]:
         """Take messages off `touser`, in order: as many as have room in `size` bytes, and not more
