@@ -24,8 +24,10 @@ AS_NOBODY = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear
 
 SERVERS = '''
 import os
+import select
 import stat
 import sys
+import threading
 import time
 
 import puffs
@@ -65,13 +67,23 @@ class Who(puffs.PathFileSystem):
 
 
 class Impatient(Who):
-    """It has been built when it dies: nobody knows how far the mounting comes."""
+    """It has been built when it dies: at once, or as soon as something is mounted."""
+
+    def __init__(self, mountpoint: str = "") -> None:
+        self.mountpoint = mountpoint
 
     def getattr(self, path, file=None):
-        import threading
-
-        threading.Thread(target=os._exit, args=(5,)).start()
+        threading.Thread(target=self.end).start()
         return super().getattr(path, file)
+
+    def end(self):
+        with open("/proc/self/mountinfo") as table:
+            changes = select.poll()
+            changes.register(table, select.POLLPRI)
+            while self.mountpoint not in table.read():
+                changes.poll()
+                table.seek(0)
+        os._exit(5)
 
 
 if __name__ == "__main__":
@@ -267,8 +279,14 @@ def test_in_the_foreground_one_line_says_how_it_has_died(
 
 @pytest.mark.fuse
 @pytest.mark.parametrize("foreground", [[], ["-f"]], ids=["background", "foreground"])
-def test_one_that_dies_while_it_is_mounted(place: Path, mnt: Path, foreground: list[str]) -> None:
-    done = puffs("mount", *foreground, "--isolate", f"{place}/servers.py:Impatient", mnt)
+@pytest.mark.parametrize("when", ["at once", "when it is mounted"])
+def test_one_that_dies_while_it_is_mounted(
+    place: Path, mnt: Path, when: str, foreground: list[str]
+) -> None:
+    spec = f"{place}/servers.py:Impatient"
+    if when != "at once":
+        spec += f"?mountpoint={mnt}"
+    done = puffs("mount", *foreground, "--isolate", spec, mnt)
     if foreground or done.returncode:  # else it was mounted when it died
         assert (done.returncode, done.stdout) == (1, "")
         assert re.fullmatch(r"puffs: .*\(process \d+\) ended with status 5\n", done.stderr)

@@ -1,7 +1,7 @@
 """What each side of an isolated file server makes of bytes of the other one, and what must be true
 of it.
 
-A decoder takes any bytes as a datagram. They are refused with `FrameError`, or they are frames; and
+A decoder takes any bytes as a packet. They are refused with `FrameError`, or they are frames; and
 then packing what was found gives the very same bytes, and what it means, the same meaning. Anything
 else is a finding.
 """
@@ -59,63 +59,82 @@ COMING: Final[Mapping[str, tuple[Mapping[Kind, Layout], Mapping[Kind, Layout]]]]
 
 def requests(data: bytes) -> None:
     """What comes to the process of the file server."""
-    for datagram in _decoded(data, "requests"):
-        for frame in ends.served(datagram):
-            assert decode(frame, "replies") == 1, "an answer that is none"
+    for packet, room in packets(data, "requests"):
+        for frame in ends.served(packet, room):
+            assert decode(frame, "replies", ends.ROOM) == 1, "an answer that is none"
 
 
 def replies(data: bytes) -> None:
     """What comes to the kernel half."""
-    for datagram in _decoded(data, "replies"):
-        ends.answered(datagram)
+    for packet, room in packets(data, "replies"):
+        ends.answered(packet, room)
 
 
 DECODERS: Final[Mapping[str, Callable[[bytes], None]]] = {"requests": requests, "replies": replies}
 
 
-def _decoded(data: bytes, name: str) -> Iterator[bytes]:
-    """What is changed at random is mostly refused for its length. So it is tried as it is, and then
-    as one frame that has the right one. What is not refused is yielded.
+def packets(data: bytes, name: str) -> Iterator[tuple[bytes, memoryview]]:
+    """What of `data` is not refused: packets, and what the room of their requests has.
+
+    What is changed at random is mostly refused for its length. So it is tried as it is, and then as
+    one frame that has the right one. Behind a frame whose tail is in the room is that tail.
     """
+    size = int.from_bytes(data[:4], sys.byteorder)
+    if len(data) > size >= frames.REPLY_SIZE and data[5] & frames.TAIL:
+        data, room = data[:size], memoryview(data[size:])
+    else:
+        room = memoryview(data)
     mended = len(data).to_bytes(4, sys.byteorder) + data[4:]
-    for datagram, behind in ((data, b"from before"), (mended, b"")):
+    for packet, behind in ((data, b"from before"), (mended, b"")):
         try:
-            count = decode(datagram, name, behind)
+            count = decode(packet, name, room, behind)
         except FrameError:
             continue
         if count:
-            yield datagram
+            yield packet, room
 
 
-def decode(data: bytes, name: str, behind: bytes = b"") -> int:
-    """Decode and check all frames of a datagram: how many there are. Raises `FrameError`.
+def decode(data: bytes, name: str, room: memoryview, behind: bytes = b"") -> int:
+    """Decode and check all frames of a packet: how many there are. Raises `FrameError`.
 
     `behind` is what else is in the buffer.
     """
     asked, answered = COMING[name]
     buffer = memoryview(data + behind)
+    lone = frames.lone_request(buffer, len(data)) or frames.lone_reply(buffer, len(data))
     count = 0
     for at, end in frames.split(buffer, len(data)):
         if data[at + 5] & frames.RESPONSE:
-            _reply(buffer, at, end, answered)
+            head: frames.Request | frames.Reply = _reply(buffer, at, end, room, answered)
         else:
-            _request(buffer, at, end, asked)
+            head = _request(buffer, at, end, room, asked)
+        assert lone in (head, None), "another header on the short way"
         count += 1
     return count
 
 
-def _request(buffer: memoryview, at: int, end: int, layouts: Mapping[Kind, Layout]) -> None:
-    class_, type_, id_, *rest = frames.request(buffer, at, end)
+def _request(
+    buffer: memoryview, at: int, end: int, room: memoryview, layouts: Mapping[Kind, Layout]
+) -> frames.Request:
+    class_, type_, id_, *rest, tail = head = frames.request(buffer, at, end)
     layout = _layout(class_, type_, layouts)
-    pack = partial(layout.requests(class_, type_, faf=id_ == 0), id_, *rest)
-    _check(layout, pack, frames.REQUEST_SIZE, buffer, at, end)
+    pack = partial(layout.requests(class_, type_, faf=id_ == 0), id_, *rest, SCRATCH)
+    _check(layout, pack, buffer[at:], frames.REQUEST_SIZE, end - at, room if tail else None)
+    return head
 
 
-def _reply(buffer: memoryview, at: int, end: int, layouts: Mapping[Kind, Layout]) -> None:
-    class_, type_, id_, rv = frames.reply(buffer, at, end)
+def _reply(
+    buffer: memoryview, at: int, end: int, room: memoryview, layouts: Mapping[Kind, Layout]
+) -> frames.Reply:
+    class_, type_, id_, rv, tail = head = frames.reply(buffer, at, end)
     layout = messages.FAULT if rv else _layout(class_, type_, layouts)
-    pack = partial(layout.replies(class_, type_), id_, rv)
-    _check(layout, pack, frames.REPLY_SIZE, buffer, at, end)
+    pack = partial(layout.replies(class_, type_), id_, rv, SCRATCH)
+    _check(layout, pack, buffer[at:], frames.REPLY_SIZE, end - at, room if tail else None)
+    return head
+
+
+SCRATCH: Final = memoryview(bytearray(frames.DATA_MAX))
+"""Memory of a room, for what is packed here."""
 
 
 def _layout(class_: int, type_: int, layouts: Mapping[Kind, Layout]) -> Layout:
@@ -126,18 +145,39 @@ def _layout(class_: int, type_: int, layouts: Mapping[Kind, Layout]) -> Layout:
 
 
 def _check(
-    layout: Layout, pack: Callable[..., bytes], size: int, buffer: memoryview, at: int, end: int
+    layout: Layout,
+    pack: Callable[..., bytes],
+    buffer: memoryview,
+    size: int,
+    end: int,
+    room: memoryview | None,
 ) -> None:
     """Check the body of a frame, which has a header of `size` bytes; `pack` packs one like it."""
-    fields = layout.unpack(buffer, at + size, end)
-    assert pack(*fields) == buffer[at:end], "other bytes than there were"
+    fields = layout.unpack(buffer, size, end, room)
+    again = pack(*fields)
+    if room is None:
+        assert again == buffer[:end], "other bytes than there were"
+    else:  # which a frame may have room for
+        assert again[size:end] == buffer[size:end], "other numbers than there were"
+        assert _tails(_unpacked(layout, again, size)) == _tails(fields), "another tail"
     if layout is messages.DROP:
         pairs = frames.unpack_pairs(fields[0])
         assert frames.pack_pairs(pairs) == fields[0], "other objects than there were"
         return
-    again = pack(*_meant(layout, fields))
-    fields = layout.unpack(memoryview(again), size, len(again))
-    assert pack(*_meant(layout, fields)) == again, "another meaning the second time"
+    packed = pack(*_meant(layout, fields))
+    fields = _unpacked(layout, packed, size)
+    assert pack(*_meant(layout, fields)) == packed, "another meaning the second time"
+
+
+def _unpacked(layout: Layout, packed: bytes, size: int) -> Sequence[Any]:
+    room = SCRATCH if packed[5] & frames.TAIL else None
+    return layout.unpack(memoryview(packed), size, len(packed), room)
+
+
+def _tails(fields: Sequence[Any]) -> list[memoryview]:
+    """What of the fields has no fixed length."""
+    parts = [field[-1] if isinstance(field, tuple) else field for field in fields]
+    return [part for part in parts if isinstance(part, memoryview)]
 
 
 def _meant(layout: Layout, fields: Sequence[Any]) -> list[Any]:
@@ -197,7 +237,7 @@ MEANINGS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "flag": _flag,
     "text": lambda field: os.fsencode(messages.text_in(field)),
     "bytes": bytes,
-    "data": _same,
+    "data": bytes,
     "cred": _cred,
     "attr": lambda field: messages.attr_out(messages.attr_in(field)),
     "changes": _changes,

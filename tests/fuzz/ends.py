@@ -1,15 +1,16 @@
-"""Both ends of the socket to an isolated file server, without socket and process: what comes is
-given to the very code that serves it.
+"""Both ends of the way to an isolated file server, without its process: what comes is given to the
+very code that serves it.
 """
 
-import errno
+import os
 import sys
 from collections.abc import Callable
 from stat import S_IFREG
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import puffs
-from puffs.isolate import messages
+from puffs.isolate import messages, pipes
+from puffs.isolate.frames import BUFFER_SIZE
 from puffs.isolate.messages import ROWS, Row
 from puffs.isolate.peer import Call, Peer
 from puffs.isolate.remote import Hello, Remote
@@ -17,33 +18,14 @@ from puffs.isolate.rooms import COUNT, Rooms
 from puffs.isolate.serving import Asker, Dispatch
 from puffs.kernel.queues import Queues
 from puffs.server.cred import Cred
-from puffs.server.types import DirEntry, Entry, Lock
+from puffs.server.types import Buffer, DirEntry, Entry, Lock
 
 ROOMS: Final = Rooms()
+ROOM_NUMBER: Final = 0
+ROOM: Final = ROOMS.memory(ROOM_NUMBER)
+"""The room of all requests."""
 ATTR: Final = puffs.Attr(S_IFREG | 0o644)
 FILE: Final = "an open file"
-
-
-class Wire:
-    """In place of a socket: `incoming` is received, what is sent is in `sent`."""
-
-    def __init__(self) -> None:
-        self.incoming: list[bytes] = []
-        self.sent: list[bytes] = []
-
-    def send(self, frame: bytes, _flags: int) -> int:
-        self.sent.append(frame)
-        return len(frame)
-
-    def recv_into(self, buffer: memoryview, _size: int, _flags: int) -> int:
-        if not self.incoming:
-            raise BlockingIOError(errno.EAGAIN, "nothing there")
-        datagram = self.incoming.pop()
-        buffer[: len(datagram)] = datagram
-        return len(datagram)
-
-    def setsockopt(self, *_: object) -> None:
-        pass
 
 
 class Server:
@@ -83,7 +65,8 @@ RESULTS: Final[dict[str, Any]] = {
 _MOUNT, _OPEN = ROWS["mount"], ROWS["open"]
 NODE: Final = 1
 OPENED: Final = 2
-WHO: Final = (1000, 100, 4321)
+WHO: Final = (1000, 100, 4321, ROOM_NUMBER, ROOM)
+"""uid, gid, tid, room and its memory."""
 NO_CRED: Final = messages.cred_out(Cred(0, 0, pid=0, groups=()))
 BEFORE: Final = (
     _MOUNT.request.requests(_MOUNT.class_, _MOUNT.type)(1, 0, *WHO),
@@ -92,16 +75,30 @@ BEFORE: Final = (
 """What makes the file known as `NODE`, and open as `OPENED`."""
 
 
-def served(datagram: bytes) -> list[bytes]:
-    """What the process of the file server answers to a datagram."""
-    wire = Wire()
-    dispatch = Dispatch(
-        Server(), cast(Any, wire), ROOMS, lambda path: path, lambda number: None, None
-    )
-    for came in (*BEFORE, datagram):
-        wire.sent.clear()
-        dispatch.datagram(memoryview(came), len(came), Asker())
-    return wire.sent
+def served(packet: bytes, room: Buffer) -> list[bytes]:
+    """What the process of the file server answers to a packet."""
+    reads, writes = os.pipe2(os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        dispatch = Dispatch(Server(), writes, ROOMS, lambda path: path, lambda number: None)
+        for before in BEFORE:
+            dispatch.packet(memoryview(before), len(before), Asker())
+            assert os.read(reads, BUFFER_SIZE)
+        ROOM[: len(room)] = room
+        dispatch.packet(memoryview(packet.ljust(BUFFER_SIZE, b"\0")), len(packet), Asker())
+        return _all(reads)
+    finally:
+        os.close(reads)
+        os.close(writes)
+
+
+def _all(reads: int) -> list[bytes]:
+    """The packets that are in a pipe."""
+    packets: list[bytes] = []
+    while True:
+        try:
+            packets.append(os.read(reads, BUFFER_SIZE))
+        except BlockingIOError:
+            return packets
 
 
 HELLO: Final = Hello("one", frozenset(ROWS), (1.0, 1.0, 1.0), Server.fhsize, Server.fhflags)
@@ -111,23 +108,30 @@ class _Mounted:
     mountpoint = "/mnt"
 
 
-def answered(datagram: bytes) -> BaseException | None:
+def answered(packet: bytes, room: Buffer) -> BaseException | None:
     """What the operation that the first frame answers has failed with in the kernel half."""
-    wire = Wire()
-    told: list[str] = []
-    peer = Peer(cast(Any, wire), ROOMS, Queues(COUNT), None, told.append, told.append)
-    row = BY_KIND.get((datagram[5] & 0xF, int.from_bytes(datagram[6:8], sys.byteorder)))
+    row = BY_KIND.get((packet[5] & 0xF, int.from_bytes(packet[6:8], sys.byteorder)))
     if row is None or row.operation.faf:
         return None
-    remote = Remote(peer, HELLO)
-    arguments = ARGUMENTS | dict.fromkeys(("node", "file"), remote.known.object(NODE))
-    call: Call = remote.operations()[row.name](*(arguments.get(sort, 5) for sort in row.sorts))
-    peer.begin(call)
-    wire.incoming.append(datagram[:8] + call.id.to_bytes(8, sys.byteorder) + datagram[16:])
-    peer.pump()
-    assert call.over, "the answer has not come"
-    assert call.error is None or isinstance(call.error, OSError), call.error
-    return call.error
+    ours, theirs = pipes.pair()
+    told: list[str] = []
+    peer = Peer(ours, ROOMS, Queues(COUNT), None, told.append, told.append)
+    try:
+        remote = Remote(peer, HELLO)
+        arguments = ARGUMENTS | dict.fromkeys(("node", "file"), remote.known.object(NODE))
+        call: Call = remote.operations()[row.name](*(arguments.get(sort, 5) for sort in row.sorts))
+        call.bulk = True
+        peer.begin(call)
+        assert call.room >= 0
+        ROOMS.memory(call.room)[: len(room)] = room
+        os.write(theirs.writes, packet[:8] + call.id.to_bytes(8, sys.byteorder) + packet[16:])
+        peer.pump()
+        assert call.over, "the answer has not come"
+        assert call.error is None or isinstance(call.error, OSError), call.error
+        return call.error
+    finally:
+        peer.close()
+        theirs.close()
 
 
 BY_KIND: Final[dict[tuple[int, int], Row]] = {(row.class_, row.type): row for row in ROWS.values()}

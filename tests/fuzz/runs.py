@@ -13,8 +13,8 @@ CORPUS: Final = Path(__file__).with_name("corpus")
 
 LONGEST: Final = 4096
 """Bytes of an input: what depends on more has tests of its own."""
-LIMITS: Final = ("-timeout=5", "-rss_limit_mb=256", f"-max_len={LONGEST}")
-"""An input that takes longer, or more memory, is a finding."""
+LIMITS: Final = ("-timeout=60", "-rss_limit_mb=256", f"-max_len={LONGEST}")
+"""An input that takes longer, or more memory, is a finding; see also `harness`."""
 
 STATISTICS: Final = ("number_of_executed_units", "new_units_added")
 

@@ -131,11 +131,11 @@ def test_answers_come_in_batches_and_what_is_well_before_an_error_counts() -> No
     asked = sent(queues, "a", "b", "c", "d")
     queues.fetch(SIZE)
     pack = frames.Layout("unsigned").replies(Class.VN, 1)
-    batch = b"".join(pack(one.id, 0, one.id * 10) for one in asked)
+    batch = b"".join(pack(one.id, 0, None, one.id * 10) for one in asked)
 
     def answers() -> None:
         for at, end in frames.split(batch, len(batch) - 1):
-            *_, id_, _rv = frames.reply(batch, at, end)
+            _, _, id_, *_ = frames.reply(batch, at, end)
             queues.complete(queues.answer(id_), end - at)
 
     with pytest.raises(FrameError):

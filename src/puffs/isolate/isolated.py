@@ -130,7 +130,7 @@ class Isolated:
         with self._attaching:
             self._mount, self._buried = mount, buried or _nothing
         if self._ended.is_set():
-            self._bury()
+            threading.Thread(target=self._bury, name="puffs-bury", daemon=True).start()
 
     @property
     def died(self) -> str:
@@ -214,10 +214,8 @@ class Isolated:
         self._log(lines.rest())
         how = process.wait()
         self._why = f"{self._why}, and {how}" if self._why else str(how)
-        self._ended.set()
         self.peer.shut()
-        if not self._closing:
-            self._bury()
+        self._bury()
 
     def _safely(self, listen: Callable[[], bool]) -> bool:
         """Call what listens to the process. Whatever that has sent, its end is to be noticed."""
@@ -229,10 +227,13 @@ class Isolated:
             return False
 
     def _bury(self) -> None:
-        """The process has ended unasked: so does the mount (U8, Q16)."""
+        """The process has ended: so has the mount, if that was not asked for (U8, Q16)."""
         with self._attaching:
-            mount, self._mount = self._mount, None
-        if mount is not None and mount.userdead(f"{self} {self._why}"):
+            mount, self._mount = None if self._closing else self._mount, None
+            if mount is not None and not mount.userdead(f"{self} {self._why}"):
+                mount = None
+            self._ended.set()  # from here on it is known
+        if mount is not None:
             self._buried(mount)
 
     # ----------------------------------------------------------------------------- what it writes

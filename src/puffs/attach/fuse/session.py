@@ -289,7 +289,8 @@ class Session:
         try:
             mounting.unmount(self.mountpoint, lazy=True)
         except OSError as exc:
-            logger.error("%s", exc)
+            if exc.errno != errno.EINVAL:  # which says that somebody was faster
+                logger.error("%s", exc)
 
     # -------------------------------------------------------- for other threads (kernel.Attachment)
 
