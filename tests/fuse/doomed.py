@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+
 from tests.fuse.conftest import Notes
 from tests.fuse.servers import Noting
 
@@ -73,6 +74,9 @@ class Doomed(Noting):
         self._armed = armed
         NOTES[:] = [Notes(notes)]
         super().__init__(Notes(notes))
+
+    def mounted(self, mount: object) -> None:
+        pass
 
     def _recorded(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
         inner = super()._recorded(name, operation)

@@ -78,7 +78,8 @@ def _obey(connection: Connection) -> None:
     while True:
         name, args = connection.recv()
         try:
-            answer = getattr(host, name)(*args), None
+            result = getattr(host, name)(*args)
         except Exception as exc:
-            answer = None, exc
-        connection.send(answer)
+            connection.send((None, exc))
+        else:
+            connection.send((result, None))

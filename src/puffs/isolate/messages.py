@@ -45,14 +45,14 @@ _SORTS: Final[Mapping[str, str]] = {
     "cred": "cred",
     "data": "data",
     "lock": "lock",
-    "mount": "text",
+    "mount": "mount",
     "wake": "wake",
 }
 """The sort of an argument, by its name; numbers have none of their own."""
 
 _OTHER_SORTS: Final = {("ioctl", "data"): "bytes"}
 
-_KINDS: Final = {"node": "unsigned", "file": "unsigned", "wake": "unsigned"}
+_KINDS: Final = {"node": "unsigned", "file": "unsigned", "wake": "unsigned", "mount": "text"}
 """The kind of field of a sort, where that is not its name."""
 
 _RESULTS: Final[Mapping[str, tuple[str, ...]]] = {
