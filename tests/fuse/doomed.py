@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-
 from tests.fuse.conftest import Notes
 from tests.fuse.servers import Noting
 
