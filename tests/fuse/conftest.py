@@ -186,12 +186,18 @@ Serve = Callable[..., Served]
 
 
 @pytest.fixture
-def serve(mountpoint: Path, tmp_path: Path) -> Iterator[Serve]:
+def isolate() -> Isolate:
+    """Whether `serve` has the file server in a process of its own, unless a test says otherwise."""
+    return False
+
+
+@pytest.fixture
+def serve(mountpoint: Path, tmp_path: Path, isolate: Isolate) -> Iterator[Serve]:
     """Serve a file server for real, from a child process."""
     served = Served(mountpoint, tmp_path)
 
     def start(make: Callable[[Notes], Servable], *args: Any, **kwargs: Any) -> Served:
-        served.start(make, *args, **kwargs)
+        served.start(make, *args, **{"isolate": isolate, **kwargs})
         return served
 
     yield start

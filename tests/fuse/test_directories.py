@@ -17,6 +17,12 @@ from tests.fuse.servers import Many
 
 pytestmark = pytest.mark.fuse
 
+
+@pytest.fixture(params=[False, True], ids=["direct", "isolated"])
+def isolate(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -133,6 +139,7 @@ def test_a_directory_may_change_while_it_is_read(serve: Serve, shape: str) -> No
         assert sorted(directory.read()) == sorted(everything)
 
 
+@pytest.mark.parametrize("isolate", [False])  # a listing is kept as a whole there
 def test_the_file_server_continues_where_it_said(serve: Serve) -> None:
     class Watched(Many):
         def __init__(self, notes: Notes) -> None:

@@ -18,13 +18,19 @@ from tests.fuse.servers import Noting
 
 pytestmark = pytest.mark.fuse
 
+
+@pytest.fixture(params=[False, True], ids=["direct", "isolated"])
+def isolate(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 Spoil = Callable[[str, Callable[..., Any]], Served]
 
 
-@pytest.fixture(params=[False, True], ids=["direct", "isolated"])
-def spoilt(serve: Serve, request: pytest.FixtureRequest) -> Spoil:
+@pytest.fixture
+def spoilt(serve: Serve) -> Spoil:
     def start(operation: str, spoil: Callable[..., Any]) -> Served:
-        return serve(lambda notes: Spoilt(notes, operation, spoil), isolate=request.param)
+        return serve(lambda notes: Spoilt(notes, operation, spoil))
 
     return start
 

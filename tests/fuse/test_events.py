@@ -22,6 +22,12 @@ from tests.fuse.servers import Cached, Many, Noting
 
 pytestmark = pytest.mark.fuse
 
+
+@pytest.fixture(params=[False, True], ids=["direct", "isolated"])
+def isolate(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 FILE, DIR = ROOT + 1, ROOT + 2
 NEW = ROOT + 4
 """The first cookie that a `Toy` gives to a new file."""

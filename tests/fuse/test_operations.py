@@ -19,6 +19,12 @@ from tests.fuse.servers import Many, Noting
 
 pytestmark = pytest.mark.fuse
 
+
+@pytest.fixture(params=[False, True], ids=["direct", "isolated"])
+def isolate(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 FILE, DIR = ROOT + 1, ROOT + 2
 NEW = ROOT + 4
 """The first cookie that a `Toy` gives to a new file."""
@@ -135,6 +141,7 @@ class Keeping(Noting):
         return b" ".join(shown)
 
 
+@pytest.mark.parametrize("isolate", [False])  # there it gets a copy
 def test_data_is_the_file_servers_only_while_it_writes(serve: Serve) -> None:
     served = serve(Keeping)
     with opened(served.path / "file") as fd:

@@ -24,6 +24,12 @@ from tests.fuse.servers import Noting
 
 pytestmark = pytest.mark.fuse
 
+
+@pytest.fixture(params=[False, True], ids=["direct", "isolated"])
+def isolate(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 FILE, DIR = ROOT + 1, ROOT + 2
 
 KINDS = {

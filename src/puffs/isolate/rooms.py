@@ -5,7 +5,7 @@ from typing import Final
 
 from puffs.isolate.frames import FrameError
 
-COUNT: Final = 8
+COUNT: Final = 64
 """How many messages may have a room at once; others wait (`puffs.kernel.queues`)."""
 SIZE: Final = 1 << 20
 """Bytes of a room: the largest read or write of a host."""
