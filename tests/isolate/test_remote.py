@@ -56,7 +56,9 @@ SAMPLES: dict[str, Any] = {
 
 
 class Echo(puffs.FileSystem[int]):
-    """A file server with every operation: each fails, saying what it was given."""
+    """A file server with every operation: each fails, saying what it was given. One that nobody
+    waits for prints it.
+    """
 
     def operations(self) -> Operations:
         return {name: self._echo(name) for name in OPERATIONS} | {
@@ -67,8 +69,9 @@ class Echo(puffs.FileSystem[int]):
     def _echo(self, name: str) -> Callable[..., Any]:
         def echo(*args: Any) -> None:
             said = f"{name} {[shown(arg) for arg in args]}"
+            if not OPERATIONS[name].faf or name in ANSWERED:
+                raise OSError(errno.EDOM, said)
             print(said, flush=True)
-            raise OSError(errno.EDOM, said)
 
         return echo
 

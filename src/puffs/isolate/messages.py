@@ -7,6 +7,7 @@ as fields have them. Cookies and open files cross as numbers: `remote` has those
 
 import os
 from collections.abc import Callable, Mapping
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from puffs.isolate.frames import (
@@ -212,13 +213,25 @@ def attr_out(attr: Attr) -> tuple[int, int, bytes | bytearray]:
     return attr.ino, _NO_TIME if btime is None else btime, attr.wire
 
 
-def attr_in(fields: tuple[int, int, bytes]) -> Attr:
+def attr_in(fields: tuple[int, int, bytes | memoryview]) -> Attr:
     """Attributes, of the field. The file type is for the kernel half to police."""
     ino, btime, wire = fields
     try:
         return Attr.of_wire(wire, ino, None if btime == _NO_TIME else btime)
     except ValueError as exc:
         raise FrameError(str(exc)) from None
+
+
+_ATTR_NUMBERS: Final = Struct("=Qq")
+_ATTR_SIZE: Final = _ATTR_NUMBERS.size + ATTR_SIZE
+
+
+def attr_at(packet: memoryview, at: int, end: int) -> Attr:
+    """`attr_in` of a body that has nothing else, as most replies are."""
+    if end - at != _ATTR_SIZE:
+        raise FrameError(f"a body of {end - at} bytes, where {_ATTR_SIZE} belong")
+    ino, btime = _ATTR_NUMBERS.unpack_from(packet, at)
+    return attr_in((ino, btime, packet[at + _ATTR_NUMBERS.size : end]))
 
 
 _CHANGES: Final = ("mode", "uid", "gid", "size", "atime_ns", "mtime_ns", "ctime_ns")

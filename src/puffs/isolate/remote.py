@@ -259,7 +259,7 @@ class Remote:
         """What makes the result of a reply's body."""
         unpack, result = row.reply.unpack, self._results[row.result]
         if row.reply.kinds == ("attr",):
-            return lambda packet, at, end, _room: messages.attr_in(*unpack(packet, at, end))
+            return lambda packet, at, end, _room: messages.attr_at(packet, at, end)
 
         def decode(packet: memoryview, at: int, end: int, room: memoryview | None) -> Any:
             return result(*unpack(packet, at, end, room))

@@ -171,7 +171,7 @@ class Attr:
         )
 
     @classmethod
-    def of_wire(cls, wire: bytes, ino: int = 0, btime_ns: int | None = None) -> Self:
+    def of_wire(cls, wire: bytes | memoryview, ino: int = 0, btime_ns: int | None = None) -> Self:
         """Attributes of a wire image, which is copied.
 
         Raises `ValueError` where that says more nanoseconds than a second has.
