@@ -231,17 +231,15 @@ def test_a_lock_that_comes_too_late_is_given_back(serve: Serve, gate: Gate) -> N
 
 def test_who_waits_behind_the_others_gets_away_too(serve: Serve, gate: Gate) -> None:
     served = serve(lambda notes: Gated(notes, gate.path, "read", FILE), isolate=ISOLATED)
-    with ThreadPoolExecutor(1) as callers:
-        reading = callers.submit(served.path.joinpath("file").read_bytes)
-        waits(served)
-        caller = in_background("os.statvfs(sys.argv[1])", served.path)
-        other = in_background(STAT, served.path / "dir")
-        assert comes_true(lambda: waiting(served) == 3)
-        killed(caller)
-        assert other.poll() is None
-        gate.open()
-        assert reading.result(PATIENCE) == b"contents"
-        assert other.wait(PATIENCE) == 0
+    reader = in_background(READ, served.path / "file")
+    waits(served)
+    caller = in_background("os.statvfs(sys.argv[1])", served.path)
+    other = in_background(STAT, served.path / "dir")
+    assert comes_true(lambda: waiting(served) == 3)
+    killed(caller)
+    assert reader.poll() is other.poll() is None
+    gate.open()
+    assert (reader.wait(PATIENCE), other.wait(PATIENCE)) == (0, 0)
     assert served.log == []
 
 
