@@ -213,7 +213,6 @@ def forgotten(served: Served) -> bool:
 
     def root_alone() -> bool:
         drop_caches()
-        print(objects(served))
         return objects(served) == 1
 
     return comes_true(root_alone)
@@ -335,7 +334,7 @@ def test_what_is_mapped_is_written_when_it_says_so(serve: Serve) -> None:
     with opened(served.path / "file") as fd, mmap.mmap(fd, 8) as memory:
         memory[:8] = b"from mem"
         told(served, "buffers")
-        assert any(b"from mem" in note[-1] for note in served.notes("write"))
+        assert ("write", FILE, 0, b"from mem", "file 0") in served.notes("write")
 
 
 def test_what_nobody_knows_is_done_at_once(serve: Serve) -> None:

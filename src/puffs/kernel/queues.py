@@ -398,11 +398,14 @@ def _tell(messages: Iterable[Message]) -> None:
     What that raises is neither for the others nor for whoever brings the answers.
     """
     for message in messages:
-        if message.completed is not None:
-            try:
-                message.completed(message.result, message.error)
-            except Exception:
-                logger.exception("the result of %s could not be used", message.operation)
+        completed = message.completed
+        if completed is None:
+            continue
+        message.completed = None  # it may know the message, which would then outlive its use
+        try:
+            completed(message.result, message.error)
+        except Exception:
+            logger.exception("the result of %s could not be used", message.operation)
 
 
 def _error(code: int) -> OSError:
