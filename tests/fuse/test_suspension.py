@@ -35,7 +35,7 @@ pytestmark = pytest.mark.fuse
 PLAIN = 5000
 PAGE = 4096
 
-INLINE, THREADS, ASYNC = "", "threads=3", "async"
+INLINE, THREADS, ASYNC, ISOLATED = "", "threads=3", "async", "isolated"
 
 
 class Delayed(NullFS):
@@ -130,12 +130,13 @@ def started(serve: Serve, host: Path) -> Started:
                 return twin
             return Delayed(host, seconds) if seconds else NullFS(host)
 
-        return serve(make, "" if how == ASYNC else how)
+        options = "" if how in (ASYNC, ISOLATED) else how
+        return serve(make, options, isolate=how == ISOLATED)
 
     return start
 
 
-WAYS = [(INLINE, PLAIN), (THREADS, PLAIN), (ASYNC, PLAIN), ("writeback", PAGE)]
+WAYS = [(INLINE, PLAIN), (THREADS, PLAIN), (ASYNC, PLAIN), (ISOLATED, PLAIN), ("writeback", PAGE)]
 
 
 @pytest.mark.parametrize(("how", "size"), WAYS)
