@@ -13,6 +13,7 @@ import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import puffs
@@ -39,6 +40,24 @@ class Spoilt(Noting):
     def _recorded(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
         spoilt, spoil = self.spoiling
         return super()._recorded(name, spoil if name == spoilt else operation)
+
+
+class Adversary(Noting):
+    """Does what the case says whose number is in the file `case`; without one it is honest."""
+
+    def __init__(self, notes: Notes, case: Path) -> None:
+        self._case = case
+        super().__init__(notes)
+
+    def _recorded(self, name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+        honest = super()._recorded(name, operation)
+
+        def call(*args: Any) -> Any:
+            number = self._case.read_text()
+            case = CASES[int(number)] if number else None
+            return honest(*args) if case is None or case.operation != name else case.spoil()(*args)
+
+        return call
 
 
 class Unhashable:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +22,12 @@ from puffs.fs.null import NullFS
 from puffs.isolate.objects import Objects
 from puffs.isolate.rooms import COUNT
 from tests.attach.toy import ROOT
-from tests.fuse.calls import opened
-from tests.fuse.conftest import Serve, Served
+from tests.fuse.calls import fails, opened
+from tests.fuse.conftest import Notes, Serve, Served
 from tests.fuse.handles import handle_of
 from tests.fuse.handles import opened as opened_by_handle
 from tests.fuse.others import comes_true, gone, needs_root
-from tests.fuse.servers import Cached, Many
+from tests.fuse.servers import Cached, Many, Noting
 
 pytestmark = pytest.mark.fuse
 
@@ -356,3 +357,78 @@ def test_it_may_have_itself_unmounted(serve: Serve) -> None:
     assert gone(served.path)
     assert (served.ended(), served.why) == (0, "")
     assert served.notes("unmounted") == [("unmounted",)]
+
+
+# --------------------------------------------------------------- its unmounting, and its handles
+
+
+class Refusing(Noting):
+    def unmount(self, force: bool) -> None:
+        raise OSError(errno.EXDEV, "not before tea")
+
+
+def test_an_unmount_is_refused_in_its_own_words_and_forced(serve: Serve) -> None:
+    served = serve(Refusing)
+    with fails(errno.EXDEV, "not before tea"):
+        served.child.unmount()
+    assert (served.path / "dir").is_dir()
+    served.child.unmount(force=True)
+    assert (served.ended(), served.why) == (0, "")
+    assert served.notes("unmounted") == [("unmounted",)]
+
+
+def test_an_unmount_while_it_is_suspended_is_refused_and_forced(serve: Serve) -> None:
+    served = serve(Noting)
+    with served.child.suspended(), fails(errno.EBUSY, "suspended"):
+        served.child.unmount()
+    assert (served.path / "dir").is_dir()
+    served.child.suspend()
+    served.child.unmount(force=True)
+    assert (served.ended(), served.why) == (0, "")
+
+
+class Handled(Noting):
+    """Has handles of 8 bytes, or so it says."""
+
+    fhsize = 8
+
+    def __init__(self, notes: Notes, handle: object) -> None:
+        self.handle = handle
+        super().__init__(notes)
+
+    def nodetofh(self, node: int) -> bytes:
+        return self.handle  # type: ignore[return-value]
+
+    def fhtonode(self, fid: bytes) -> int:
+        return FILE
+
+
+@pytest.mark.parametrize(
+    ("handle", "hint"),
+    [
+        (bytes(9), errno.E2BIG),
+        (bytes(65536), errno.E2BIG),
+        (bytes(7), errno.EINVAL),
+        (8, errno.EINVAL),
+    ],
+    ids=["9", "65536", "7", "none"],
+)
+def test_a_handle_that_is_none(tmp_path: Path, handle: object, hint: int) -> None:
+    notes = tmp_path / "notes"
+    with puffs.local(partial(Handled, Notes(notes), handle), isolate=True) as vfs:
+        with fails(errno.EPROTO):
+            vfs.name_to_handle("/file")
+        assert vfs.stat("/file").st_size == 8
+    told = Served(tmp_path, tmp_path).notes("error")
+    assert [(note[1], note[2], note[-1]) for note in told] == [("VPTOFH", hint, FILE)]
+
+
+def test_how_long_a_handle_is_may_be_asked(tmp_path: Path) -> None:
+    make = partial(Handled, Notes(tmp_path / "notes"), b"handle 8")
+    with puffs.local(make, isolate=True) as vfs:
+        with pytest.raises(OSError) as caught:
+            vfs.name_to_handle("/file", room=4)
+        assert caught.value.errno == errno.E2BIG
+        handle = vfs.name_to_handle("/file", room=caught.value.size)  # type: ignore[attr-defined]
+        with vfs.open_by_handle(handle, "rb") as file:
+            assert file.read() == b"contents"

@@ -247,7 +247,7 @@ class LocalTarget(Target):
         self._vfs = vfs
         # The kernel half makes up numbers for what has none, and others when it is asked again.
         mount = vfs.mount
-        root = mount.ops["getattr"](mount.root().cookie, None)
+        root = mount.finish(mount.ops["getattr"](mount.root().cookie, None))
         self.numbered = "fileid" in operations or as_attr(root).ino != 0
 
     def open(self, path: str, mode: str = "rb") -> File:
