@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -135,6 +135,11 @@ class Grave:
     def arm(self) -> None:
         self._armed.touch()
 
+    @property
+    def armed(self) -> bool:
+        """Whether it has still to come to its end."""
+        return self._armed.exists()
+
     def notes(self, name: str) -> list[tuple[object, ...]]:
         return Served(self.path, self._directory).notes(name)
 
@@ -189,11 +194,24 @@ def descriptors() -> Iterator[None]:
             pass
 
 
+def ends_in_operations() -> list[Any]:
+    """All of both. To wait for one that hangs takes time: some of these are for the long run."""
+    return [
+        pytest.param(
+            end,
+            operation,
+            id=f"{end.__name__} in {operation}",
+            marks=[pytest.mark.slow] if end in HANGING and number % 3 else [],
+        )
+        for end in DEATHS
+        for number, operation in enumerate(CALLS)
+    ]
+
+
 @pytest.mark.usefixtures("descriptors")
-@pytest.mark.parametrize("operation", CALLS)
-@pytest.mark.parametrize("end", DEATHS, ids=lambda end: end.__name__)
+@pytest.mark.parametrize(("end", "operation"), ends_in_operations())
 def test_an_end_inside_of_an_operation(
-    grave: Grave, operation: str, end: Callable[[], None]
+    grave: Grave, end: Callable[[], None], operation: str
 ) -> None:
     grave.mount(operation, end)
     call = CALLS[operation](grave.path)
@@ -225,12 +243,11 @@ def test_processor_time_without_end_is_the_end(grave: Grave) -> None:
 def test_others_who_wait_get_errors_too(grave: Grave) -> None:
     grave.mount("mkdir", doomed.loop_in_c)
     grave.arm()
-    calls: list[Call] = [
-        *(partial(os.mkdir, grave.path / f"new {number}") for number in range(4)),
-        *(partial(os.statvfs, grave.path) for _ in range(4)),
-    ]
-    with ThreadPoolExecutor(len(calls)) as callers:
-        codes = set(callers.map(errno_of, calls))
+    with ThreadPoolExecutor(9) as callers:
+        first = callers.submit(errno_of, partial(os.mkdir, grave.path / "new"))
+        assert comes_true(lambda: not grave.armed)
+        others = [callers.submit(errno_of, partial(os.statvfs, grave.path)) for _ in range(8)]
+        codes = {caller.result(PATIENCE) for caller in (first, *others)}
     assert codes <= {errno.ETIMEDOUT, *DEAD}
     grave.nothing_is_left("has not answered anything")
 
@@ -333,6 +350,31 @@ def test_an_end_as_soon_as_it_is_mounted(grave: Grave, end: Callable[[], None]) 
         errno_of(partial(os.stat, grave.path))  # nobody has waited for it before
         grave.nothing_is_left(DEATHS[end])
     assert gone(grave.path)
+
+
+def test_the_parent_keeps_nothing_of_those_who_have_died(grave: Grave) -> None:
+    def held() -> tuple[int, int, int]:
+        """Descriptors, threads, and memory that is shared with others."""
+        of = f"/proc/{grave.parent.pid}"
+        maps = Path(f"{of}/maps").read_text()
+        return (
+            len(os.listdir(f"{of}/fd")),
+            len(os.listdir(f"{of}/task")),
+            maps.count("/dev/zero (deleted)"),
+        )
+
+    def die() -> None:
+        server = grave.mount("", doomed.exit_)
+        with held_open(grave.path / "file"):
+            os.kill(server, signal.SIGKILL)
+            grave.nothing_is_left("was killed by SIGKILL")
+
+    die()
+    assert comes_true(lambda: held()[1:] == (1, 0))
+    before = held()
+    for _ in range(4):
+        die()
+    assert comes_true(lambda: held() == before), (held(), before)
 
 
 SERVE = """

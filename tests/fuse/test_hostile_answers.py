@@ -74,7 +74,7 @@ class Answer:
 def _of_any() -> list[Answer]:
     """Answers that are no good whatever was asked for."""
     answers = []
-    for operation in ("getattr", "getxattr", "mkdir"):
+    for operation in ("getattr", "getxattr"):
         other = messages.ROWS["statvfs" if operation != "statvfs" else "open"]
         wrong: dict[str, Callable[[Hostile, Asked], bytes]] = {
             "of another type": lambda _, asked, o=other: asked.answer(type_=o.type),  # type: ignore[misc]

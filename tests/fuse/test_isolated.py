@@ -321,9 +321,9 @@ CHANGES: Final[dict[str, Callable[[Path], object]]] = {
 @pytest.mark.parametrize("how", CHANGES)
 def test_a_file_server_that_changes_by_itself_tells_its_mount(serve: Serve, how: str) -> None:
     served = serve(Telling)
-    assert served.notes("mounted on") == [("mounted on", str(served.path))]
     look = CHANGES[how]
     before = look(served.path)
+    assert served.notes("mounted on") == [("mounted on", str(served.path))]
     assert (served.path / "dir").is_dir()
     told(served, how)
     assert look(served.path) != before

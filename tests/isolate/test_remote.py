@@ -4,6 +4,7 @@ nothing mounted.
 
 import errno
 import fcntl
+import gc
 import logging
 import os
 import queue
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import puffs
+from puffs.fs.mem import MemFS
 from puffs.isolate.isolated import Isolated
 from puffs.isolate.isolation import Isolation
 from puffs.isolate.messages import ANSWERED, ROWS
@@ -178,3 +180,20 @@ class Whole(puffs.FileSystem[int]):
 
     def getattr(self, node: int, file: object = None) -> puffs.Attr:
         return puffs.Attr(stat.S_IFDIR | 0o755)
+
+
+def test_the_memory_that_both_sides_share_is_given_back() -> None:
+    def shared() -> int:
+        with open("/proc/self/maps") as maps:
+            return sum("/dev/zero (deleted)" in line for line in maps)
+
+    before = shared()
+    gc.disable()  # which would give it back some time
+    try:
+        for _ in range(3):
+            with puffs.local(MemFS, isolate=True) as vfs:
+                vfs.write_bytes("/file", bytes(1 << 20))
+                assert shared() == before + 1
+        assert shared() == before
+    finally:
+        gc.enable()

@@ -178,6 +178,7 @@ class Isolated:
             self._thread.join()
         self._process.close()
         self.peer.close()
+        self.peer.rooms.close()
         self._unasked.close()
 
     def _give_up(self, why: str) -> None:

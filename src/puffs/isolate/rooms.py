@@ -20,11 +20,20 @@ class Rooms:
 
     def __init__(self) -> None:
         self._memory = mmap(-1, COUNT * SIZE)
-        view = memoryview(self._memory)
-        self._rooms = [view[at : at + SIZE] for at in range(0, COUNT * SIZE, SIZE)]
+        with memoryview(self._memory) as view:
+            self._rooms = [view[at : at + SIZE] for at in range(0, COUNT * SIZE, SIZE)]
 
     def memory(self, room: int) -> memoryview:
         """The bytes of a room. Raises `FrameError` for a number that is none."""
         if not 0 <= room < COUNT:
             raise FrameError(f"room {room}, where there are {COUNT}")
         return self._rooms[room]
+
+    def close(self) -> None:
+        """Give the memory back. What somebody still looks at goes with the last such view."""
+        try:
+            for room in self._rooms:
+                room.release()
+            self._memory.close()
+        except BufferError:
+            pass
