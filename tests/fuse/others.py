@@ -67,6 +67,13 @@ def gone(mountpoint: Path) -> bool:
     return find_mount(str(mountpoint)) is None
 
 
+def waiting(mountpoint: Path) -> int:
+    """How many requests the kernel has for a mount that were not answered."""
+    found = find_mount(str(mountpoint))
+    assert found is not None
+    return int(Path(f"/sys/fs/fuse/connections/{found.device[1]}/waiting").read_text())
+
+
 def nobody_left(mountpoint: Path) -> bool:
     """Whether the processes that name a path in their command line have ended, or do so soon."""
     return comes_true(lambda: not processes(mountpoint), SOON)

@@ -102,6 +102,7 @@ def at(place: str, *values: object, name: str = "") -> Any:
     return pytest.param(place, *values, marks=marks, id=f"{place} {name}".strip())
 
 
+@pytest.mark.statement("2.7", "2.7a")
 @pytest.mark.parametrize(
     ("place", "case"),
     [at(place, case, name=str(case)) for place in PLACES for case in CASES if place in case.places],

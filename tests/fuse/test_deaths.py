@@ -22,7 +22,7 @@ from tests.fuse import doomed
 from tests.fuse.calls import held_open, opened
 from tests.fuse.conftest import PATIENCE, Served, give_back
 from tests.fuse.hostile_uses import DEAD
-from tests.fuse.others import comes_true, gone
+from tests.fuse.others import comes_true, gone, waiting
 from tests.fuse.parent import Parent
 
 pytestmark = pytest.mark.fuse
@@ -309,6 +309,7 @@ def test_nothing_hangs_when_one_dies_while_it_is_suspended(grave: Grave) -> None
     grave.parent.call("suspend")
     with ThreadPoolExecutor(1) as callers:
         code = callers.submit(errno_of, partial(os.stat, grave.path / "file"))
+        assert comes_true(lambda: waiting(grave.path) == 1)
         os.kill(server, signal.SIGKILL)
         assert code.result(PATIENCE) in DEAD
     grave.nothing_is_left("was killed by SIGKILL")

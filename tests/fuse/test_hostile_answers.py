@@ -259,6 +259,7 @@ NOTHING: Final[dict[str, Packets]] = {
 """Packets that are no answer to anything: what was asked is answered honestly behind them."""
 
 
+@pytest.mark.statement("2.7b")
 @pytest.mark.parametrize("name", NOTHING)
 def test_what_answers_nothing_is_told_and_passed_over(
     serve: Serve, tmp_path: Path, name: str
@@ -386,6 +387,7 @@ LIST_FOR_EVER: Final = "import os, sys; all(True for _ in os.scandir(sys.argv[1]
 # ------------------------------------------------------------------------- what ends in death
 
 
+@pytest.mark.statement("2.7b")
 def test_nothing_but_bad_packets_ends_in_death(serve: Serve, tmp_path: Path) -> None:
     def worst(peer: Hostile, asked: Asked) -> None:
         while True:

@@ -15,12 +15,11 @@ from typing import Any, Final
 
 import pytest
 
-from puffs.attach.fuse.mountinfo import find_mount
 from puffs.isolate.isolation import Isolation
 from tests.attach.toy import ROOT
 from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import PATIENCE, Notes, Serve, Served
-from tests.fuse.others import comes_true
+from tests.fuse.others import comes_true, waiting
 from tests.fuse.servers import Noting
 from tests.fuse.test_async import Slow
 
@@ -235,19 +234,12 @@ def test_who_waits_behind_the_others_gets_away_too(serve: Serve, gate: Gate) -> 
     waits(served)
     caller = in_background("os.statvfs(sys.argv[1])", served.path)
     other = in_background(STAT, served.path / "dir")
-    assert comes_true(lambda: waiting(served) == 3)
+    assert comes_true(lambda: waiting(served.path) == 3)
     killed(caller)
     assert reader.poll() is other.poll() is None
     gate.open()
     assert (reader.wait(PATIENCE), other.wait(PATIENCE)) == (0, 0)
     assert served.log == []
-
-
-def waiting(served: Served) -> int:
-    """How many requests the kernel has sent that were not answered."""
-    found = find_mount(str(served.path))
-    assert found is not None
-    return int(Path(f"/sys/fs/fuse/connections/{found.device[1]}/waiting").read_text())
 
 
 def test_a_signal_that_ends_nothing_interrupts_nothing(serve: Serve, gate: Gate) -> None:
