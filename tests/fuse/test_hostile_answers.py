@@ -259,6 +259,7 @@ NOTHING: Final[dict[str, Packets]] = {
 """Packets that are no answer to anything: what was asked is answered honestly behind them."""
 
 
+@pytest.mark.statement("2.7b")
 @pytest.mark.parametrize("name", NOTHING)
 def test_what_answers_nothing_is_told_and_passed_over(
     serve: Serve, tmp_path: Path, name: str
