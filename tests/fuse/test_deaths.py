@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 
+from puffs.isolate.confinement import _address_space
 from puffs.isolate.isolation import Isolation
 from tests.fuse import doomed
 from tests.fuse.calls import held_open, opened
@@ -223,7 +224,8 @@ def test_an_end_inside_of_an_operation(
 @pytest.mark.usefixtures("descriptors")
 @pytest.mark.parametrize("operation", CALLS)
 def test_memory_without_end_is_enomem_for_its_caller(grave: Grave, operation: str) -> None:
-    grave.mount(operation, doomed.allocate, Isolation(memory=1 << 30, timeout=PATIENCE))
+    limit = _address_space() + (1 << 28)  # whatever the process of the tests has grown to
+    grave.mount(operation, doomed.allocate, Isolation(memory=limit, timeout=PATIENCE))
     call = CALLS[operation](grave.path)
     grave.arm()
     assert errno_of(call) == errno.ENOMEM

@@ -77,18 +77,19 @@ BEFORE: Final = (
 
 def served(packet: bytes, room: Buffer) -> list[bytes]:
     """What the process of the file server answers to a packet."""
-    reads, writes = os.pipe2(os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+    ours, theirs = pipes.pair()
+    os.set_blocking(theirs.writes, False)  # all answers to a packet are to fit
     try:
-        dispatch = Dispatch(Server(), writes, ROOMS, lambda path: path, lambda number: None)
+        dispatch = Dispatch(Server(), theirs.writes, ROOMS, lambda path: path, lambda number: None)
         for before in BEFORE:
             dispatch.packet(memoryview(before), len(before), Asker())
-            assert os.read(reads, BUFFER_SIZE)
+            assert os.read(ours.reads, BUFFER_SIZE)
         ROOM[: len(room)] = room
         dispatch.packet(memoryview(packet.ljust(BUFFER_SIZE, b"\0")), len(packet), Asker())
-        return _all(reads)
+        return _all(ours.reads)
     finally:
-        os.close(reads)
-        os.close(writes)
+        ours.close()
+        theirs.close()
 
 
 def _all(reads: int) -> list[bytes]:
