@@ -252,8 +252,8 @@ def test_nothing_is_known_any_more_when_all_is_forgotten(serve: Serve, options: 
 
     with ThreadPoolExecutor(4) as callers:
         list(callers.map(work, [served.path / f"of {number}" for number in range(4)]))
-    with opened(served.path / "of 0" / "moved 1"):
-        assert objects(served) >= 3  # whatever the kernel has forgotten by itself
+    with opened(served.path / "of 0", os.O_RDONLY):
+        assert objects(served) > 1  # whatever the kernel has forgotten by itself
     assert forgotten(served)
     assert served.log == []
 
