@@ -19,9 +19,10 @@ NAME_MAX: Final = 255
 LINK_MAX: Final = 4095
 XATTR_MAX: Final = 65536
 
-_TYPES: Final = frozenset(
+TYPES: Final = frozenset(
     type_ >> 12 for type_ in (S_IFREG, S_IFDIR, S_IFLNK, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK)
 )
+"""File types as `Attr.wire` has them, in the upper half of `TYPE_BYTE`."""
 
 
 def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | None, Entry | None]:
@@ -79,7 +80,7 @@ def attributes(reply: object, cookie: Cookie, operation: str) -> Attr:
         attr = reply if type(reply) is Attr else as_attr(reply)
     except TypeError as exc:
         raise ProtocolFault("ERROR", f"{operation}: {exc}", node=cookie) from None
-    if attr.wire[TYPE_BYTE] >> 4 not in _TYPES:
+    if attr.wire[TYPE_BYTE] >> 4 not in TYPES:
         raise ProtocolFault(
             "MAKENODE",
             f"{operation} gave the mode {attr.mode:#o}, which names no file type: stat.S_IFREG,"

@@ -30,7 +30,7 @@ from puffs.kernel import police
 from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import NOWHERE, Vnode
-from puffs.server.attr import WIRE_SIZE, Attr
+from puffs.server.attr import TYPE_BYTE, WIRE_SIZE, Attr
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie, Entry, Open
 
@@ -228,11 +228,11 @@ class Replies:
         channel = self._channel
         fd, write, refused = channel.fd, channel.write, channel.refused
         pack = _ATTR_REPLY.pack
-        size = ATTR_REPLY_SIZE
+        size, types = ATTR_REPLY_SIZE, police.TYPES
         seconds, nanoseconds = lifetime(self._mount.server.attr_ttl)
 
         def attr(reply: Any, unique: int, vnode: Vnode) -> None:
-            if type(reply) is not Attr:
+            if type(reply) is not Attr or reply.wire[TYPE_BYTE] >> 4 not in types:
                 reply = police.attributes(reply, vnode.cookie, "getattr")
             ino = reply.ino or vnode.ino
             message = pack(size, 0, unique, seconds, nanoseconds, 0, ino) + reply.wire
