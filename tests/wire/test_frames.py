@@ -80,6 +80,7 @@ def refused(call: Callable[..., object], *args: Any) -> bool:
 AGAIN = "other bytes for the same message: raise frames.VERSION, and then change this test"
 
 
+@pytest.mark.statement("2.3")
 def test_a_request_by_hand() -> None:
     by_hand = u8(1) + u8(2) + u16(12) + u64(7) + b"\xff" * 8
     by_hand += u32(1000) + u32(100) + u32(4321) + u32(3) + u64(5) + u64(-6)
