@@ -143,6 +143,16 @@ def test_credentials_of_all_kinds_cross(echo: Isolated, cred: puffs.Cred) -> Non
     assert shown(cred) in str(caught.value)
 
 
+def test_the_longest_of_all_have_room_together(echo: Isolated) -> None:
+    many = puffs.Cred(1, 1, pid=1, groups=tuple(range(256)))
+    target = "t" * 3500
+    root = echo.server.operations()["mount"]().wait()
+    with pytest.raises(OSError) as caught:
+        echo.server.operations()["symlink"](root, "n" * 255, target, ATTR, many).wait()
+    assert caught.value.errno == errno.EDOM
+    assert "3500 letters" in str(caught.value)
+
+
 @pytest.mark.statement("2.4a")
 def test_what_is_said_of_an_error_is_cut(echo: Isolated, lines: "queue.SimpleQueue[str]") -> None:
     echo.server.operations()["error"]("READ", errno.EINVAL, "x" * 100_000, None)

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from puffs.isolate import frames, messages
 from puffs.isolate.far import Far
-from puffs.isolate.frames import FRAME_MAX, NO_ROOM, NOBODY, Class, FrameError, Own
+from puffs.isolate.frames import FRAME_MAX, GROUPS_MAX, NO_ROOM, NOBODY, Class, FrameError, Own
 from puffs.isolate.messages import ROWS, Row
 from puffs.isolate.peer import Call, Decode, Kind, Peer
 from puffs.kernel.directory import Part
@@ -343,7 +343,7 @@ class Wakes:
 
 _LONG: Final = frozenset(("text", "bytes", "data"))
 """Kinds of fields that may be too long for a frame..."""
-SHORT: Final = FRAME_MAX - 512
+SHORT: Final = FRAME_MAX - 512 - 4 * GROUPS_MAX
 """... and how many bytes of them are not, beside whatever else is in it."""
 _LONG_ANSWERS: Final = frozenset(("readdir", "readlink", "getxattr", "listxattr", "ioctl"))
 
