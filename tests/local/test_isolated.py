@@ -51,7 +51,6 @@ def vfs() -> Iterator[puffs.LocalFileSystem]:
 
 test_as_the_builtin = test_file.test_as_the_builtin
 test_text_layers = test_file.test_text_layers
-test_any_sequence_as_in_memory = test_file.test_any_sequence_as_in_memory
 test_appends_go_to_the_end_of_the_moment = test_file.test_appends_go_to_the_end_of_the_moment
 test_large_data_goes_through = test_file.test_large_data_goes_through
 test_data_and_holes_are_sought = test_file.test_data_and_holes_are_sought
