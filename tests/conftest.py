@@ -9,6 +9,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.needs import cannot
+
 CAP_SYS_ADMIN = 1 << 21  # capabilities(7)
 
 # A shared machine may be slow for a moment; an example that is slow once is no failure.
@@ -54,9 +56,7 @@ def puffs_mounts() -> dict[str, str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("fuse") and (reason := why_not_mount()):
-        if os.environ.get("PUFFS_REQUIRE_FUSE") == "1":
-            pytest.fail(f"PUFFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
-        pytest.skip(reason)
+        cannot(reason)
 
 
 @pytest.fixture(scope="session", autouse=True)

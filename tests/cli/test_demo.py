@@ -24,6 +24,7 @@ from puffs.cli.demo_tree import (
     rest,
 )
 from tests.cli.commands import PUFFS, SECONDS, mounted, processes
+from tests.needs import need
 
 DEMO_SECONDS = 60
 """What the demo promises."""
@@ -105,9 +106,9 @@ def test_unpacks_verifies_and_changes_a_real_tree(tmp_path: Path) -> None:
     assert number(rows["UNLINK"][0]) + number(rows["RMDIR"][0]) >= number(rows["remove it"][0])
 
 
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is missing: util-linux")
 @pytest.mark.skipif(os.geteuid() != 0, reason="taking a capability away needs root")
 def test_does_the_same_in_process_where_nothing_can_be_mounted(tmp_path: Path) -> None:
+    need("setpriv", "util-linux")
     without = ["setpriv", "--bounding-set", "-sys_admin"]
     lines, rows = demo(*without, tmp_path=tmp_path, exit_status=0, patch=SMALL)
     assert "CAP_SYS_ADMIN" in lines[0]

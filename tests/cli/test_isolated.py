@@ -19,6 +19,7 @@ import pytest
 from puffs.attach import ended, rendezvous
 from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, umount2
 from tests.cli.commands import PUFFS, SECONDS, all_end, mounted, puffs, run, serving, succeeds
+from tests.needs import need
 
 NOBODY = 65534
 AS_NOBODY = ("setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups")
@@ -61,7 +62,7 @@ class Who(puffs.PathFileSystem):
                 while True:
                     pass
             case "user.hang":
-                time.sleep(1000)
+                threading.Event().wait()
             case "user.end":
                 os._exit(7)
         return b"done"
@@ -342,8 +343,8 @@ def test_says_in_a_line_what_is_wrong_and_leaves_nothing(
 
 
 @pytest.mark.fuse
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is missing: util-linux")
 def test_only_root_can_choose_a_user(place: Path) -> None:
+    need("setpriv", "util-linux")
     done = run(*AS_NOBODY, *PUFFS, "mount", "--isolate", "--user", "root", "mem:", place / "mnt")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "puffs: only root may run a file server as another user (root)\n"

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -23,6 +23,7 @@ from tests.cli.commands import puffs as puffs_
 from tests.cli.commands import serving as serving_mount
 from tests.fs.host import NOBODY, acl, fails, in_child, open_descriptors
 from tests.fs.trees import facts
+from tests.needs import cannot
 
 MAKERS = {
     "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
@@ -30,13 +31,6 @@ MAKERS = {
 }
 IMAGE_SIZE = 320 << 20
 """Bytes, all of them a hole: the least that mkfs.xfs takes is 300 MiB."""
-
-
-def cannot(reason: str) -> NoReturn:
-    """What these tests need is not there: a failure where all tests must run."""
-    if os.environ.get("PUFFS_REQUIRE_FUSE") == "1":
-        pytest.fail(f"PUFFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture(params=MAKERS, scope="module")

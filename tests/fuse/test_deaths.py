@@ -372,13 +372,18 @@ def test_the_parent_keeps_nothing_of_those_who_have_died(grave: Grave) -> None:
             os.kill(server, signal.SIGKILL)
             grave.nothing_is_left("was killed by SIGKILL")
 
-    *_, inherited = held()  # from the tests, whose child it is
+    def nothing_more(before: tuple[int, int, int]) -> bool:
+        """What it had of the tests, whose child it is, may have gone meanwhile."""
+        *kept, shared = held()
+        return kept == [*before[:2]] and shared <= before[2]
+
+    *_, inherited = held()
     die()
-    assert comes_true(lambda: held()[1:] == (1, inherited)), held()
+    assert comes_true(lambda: held()[1] == 1 and held()[2] <= inherited), (held(), inherited)
     before = held()
     for _ in range(4):
         die()
-    assert comes_true(lambda: held() == before), (held(), before)
+    assert comes_true(lambda: nothing_more(before)), (held(), before)
 
 
 SERVE = """

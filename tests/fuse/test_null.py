@@ -29,6 +29,7 @@ from puffs.kernel.mount import Servable
 from tests.fs.host import NOBODY, Passed, acl, fails, file_of, in_memory, overlaid
 from tests.fuse.async_twin import async_twin
 from tests.fuse.conftest import Serve, give_back
+from tests.needs import need
 
 pytestmark = pytest.mark.fuse
 
@@ -79,15 +80,6 @@ def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> st
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def need(program: str) -> None:
-    """Skip without a program, but not where everything has to be there."""
-    if shutil.which(program) is None:
-        missing = f"{program} is not installed"
-        if os.environ.get("PUFFS_REQUIRE_FUSE") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
 
 
 def as_user(body: Callable[[], None], uid: int, gid: int, groups: tuple[int, ...] = ()) -> None:

@@ -1,6 +1,5 @@
 """A short run of each fuzzer, and what tells that the fuzzers find something."""
 
-import os
 import sys
 from collections.abc import Callable
 from struct import unpack_from
@@ -12,6 +11,7 @@ from puffs.isolate.frames import FrameError
 from puffs.isolate.messages import ROWS
 from tests.fuzz import ends, runs, seeds
 from tests.fuzz.decoders import DECODERS, MEANINGS, decode, packets
+from tests.needs import cannot
 
 SECONDS = 8
 CALLS = 1000
@@ -22,9 +22,7 @@ CALLS = 1000
 def atheris() -> None:
     """Whatever fuzzes needs it; in CI it must be there."""
     if reason := runs.why_not():
-        if os.environ.get("PUFFS_REQUIRE_FUSE") == "1":
-            pytest.fail(f"PUFFS_REQUIRE_FUSE=1, but {reason}", pytrace=False)
-        pytest.skip(reason)
+        cannot(reason)
 
 
 @pytest.mark.usefixtures("atheris")

@@ -11,6 +11,7 @@ import queue
 import signal
 import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -207,3 +208,59 @@ def test_the_memory_that_both_sides_share_is_given_back() -> None:
         assert shared() == before
     finally:
         gc.enable()
+
+
+class Gated(Whole):
+    """`statvfs` waits until somebody has written into a fifo."""
+
+    def __init__(self, gate: Path) -> None:
+        self.gate = gate
+
+    def statvfs(self) -> puffs.StatVfs:
+        self.gate.read_bytes()
+        return puffs.StatVfs(blocks=7)
+
+
+@pytest.mark.statement("Q17")
+def test_who_still_waits_in_the_end_is_waited_for(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Isolated(lambda: Gated(gate), Isolation()) as isolated:
+        call = isolated.server.operations()["statvfs"]()
+        isolated.peer.begin(call)
+        assert not isolated.peer.drain(0)
+        gate.write_bytes(b"")
+        assert isolated.peer.drain(SECONDS)
+        assert call.outcome().blocks == 7
+
+
+class Told(Whole):
+    """Takes its time when it is told that it is mounted, until a fifo is written to."""
+
+    def __init__(self, gate: Path) -> None:
+        self.gate = gate
+        self.told = False
+
+    def mounted(self, mount: object) -> None:
+        self.gate.read_bytes()
+        self.told = True
+
+    def statvfs(self) -> puffs.StatVfs:
+        return puffs.StatVfs(blocks=self.told)
+
+
+def test_nobody_asks_before_it_was_told_that_it_is_mounted(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Isolated(lambda: Told(gate), Isolation(), threads=4) as isolated:
+        operations = isolated.server.operations()
+        mount = Mount(isolated.server, args_for(isolated.server))
+        operations["mounted"](mount)
+        asked = [operations["statvfs"]() for _ in range(8)]
+        for call in asked:
+            isolated.peer.begin(call)
+        writer = gate.open("wb")  # which waits for the reader, in `mounted`
+        isolated.peer.sleep(seconds=0.2)  # whoever would answer without waiting does it now
+        writer.close()
+        assert isolated.peer.drain(SECONDS)
+        assert [call.outcome().blocks for call in asked] == [1] * 8

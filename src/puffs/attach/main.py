@@ -20,16 +20,12 @@ from puffs.attach.serve import Options, Server, parsed_options, run
 from puffs.attach.systemd import notify
 from puffs.isolate.isolation import Isolation
 from puffs.kernel.mount import Mount
+from puffs.server.errors import EXPLAINED, explain
 from puffs.streams import open_streams
 
 logger = logging.getLogger("puffs")
 
 SYSLOG = "/dev/log"
-
-_EXPLAINED = (OSError, TypeError, ValueError)
-"""What stops a mounting with a message that says enough; anything else is a mistake in a program,
-and the log gets its traceback.
-"""
 
 _INTERRUPTED = 130
 """The exit status of a command that SIGINT ended, as a shell tells it."""
@@ -129,7 +125,7 @@ def mount_command(
             daemonize(serve)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except _EXPLAINED as exc:
+    except EXPLAINED as exc:
         print(f"{prog}: {explain(exc)}", file=sys.stderr)
         return 1
     except Exception as exc:
@@ -149,19 +145,11 @@ def run_explained(
     """`run`, with whatever stops the mounting turned into a `MountError`, in one line."""
     try:
         run(fs, mountpoint, options, isolate=isolation or False, on_ready=on_ready)
-    except _EXPLAINED as exc:
+    except EXPLAINED as exc:
         logger.debug("the mounting has failed", exc_info=True)
         # The way from a child process keeps an errno and a text only.
         code = isinstance(exc, OSError) and exc.errno
         raise MountError(code or errno.EINVAL, explain(exc)) from exc
-
-
-def explain(exc: BaseException) -> str:
-    """What an exception says, in one line for people: that of an `OSError` without its number."""
-    text = str(exc)
-    if isinstance(exc, OSError) and exc.strerror:
-        text = f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror
-    return " ".join(text.split()) or type(exc).__name__
 
 
 def _description(fs: Server) -> str | None:

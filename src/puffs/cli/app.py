@@ -7,7 +7,7 @@ from typing import IO, Any
 import click
 
 import puffs
-from puffs.attach.main import explain
+from puffs.server.errors import explain
 
 COMMANDS = {
     "mount": "puffs.cli.mount",

@@ -20,7 +20,6 @@ from rich.console import Console
 import puffs
 from puffs.attach.child import ChildMount
 from puffs.attach.fuse.stats import count_requests
-from puffs.attach.main import explain
 from puffs.cli.demo_places import Host, InProcess, Place, StepError, pack
 from puffs.cli.demo_show import Show
 from puffs.cli.demo_tree import (
@@ -33,6 +32,7 @@ from puffs.cli.demo_tree import (
     rest,
 )
 from puffs.fs.mem import MemFS
+from puffs.server.errors import explain
 from puffs.server.operations import Operations
 
 SHOWN = 10

@@ -10,9 +10,9 @@ import click
 
 import puffs
 from puffs.attach.fuse.trace import shown_text
-from puffs.attach.main import explain
 from puffs.cli.shell_commands import COMMANDS, HOST_PREFIX, Files, Leave, UsageError
 from puffs.cli.spec import parse_spec
+from puffs.server.errors import explain
 
 FAILED: Final = 1
 MISUSED: Final = 2

@@ -28,8 +28,8 @@ from types import ModuleType
 from typing import Any, Final
 from urllib.parse import unquote
 
-from puffs.attach.main import explain
 from puffs.kernel.mount import Servable
+from puffs.server.errors import explain
 
 GROUP: Final = "puffs.filesystems"
 """The entry point group in which packages register names."""

@@ -15,17 +15,13 @@ from puffs.isolate.rooms import Rooms
 from puffs.isolate.serving import Dispatch, serve, serve_async
 from puffs.isolate.upcalls import MountThere, Upcalls
 from puffs.kernel.attachment import Servable, name_of
+from puffs.server.errors import EXPLAINED, explain
 from puffs.server.stepping import Stepper
 
 logger = logging.getLogger("puffs")
 
 HELLO_ID: Final = 1
 """The id that the kernel half has asked with, so to speak, by starting this process."""
-
-_EXPLAINED: Final = (OSError, TypeError, ValueError)
-"""What stops the building with a message that says enough; of anything else the log gets a
-traceback.
-"""
 
 _WORDS_MAX: Final = 2048
 
@@ -89,16 +85,10 @@ def _hello(server: Servable, threads: int) -> bytes:
 
 
 def _in_words(exc: BaseException) -> tuple[int, None, bytes, bytes, int, int]:
-    text = f"{type(exc).__name__}: {exc}"
-    code = errno.EINVAL
-    if isinstance(exc, OSError):
-        code = exc.errno or errno.EIO
-        text = str(exc.strerror or exc)
-        if exc.filename:
-            text = f"{exc.filename}: {text}"
-    elif isinstance(exc, _EXPLAINED):
-        text = str(exc) or text
-    else:
+    text = explain(exc)
+    if not isinstance(exc, EXPLAINED):
         logger.error("the file server could not be built", exc_info=exc)
-    words = " ".join(text.split()).encode("utf-8", "surrogateescape")[:_WORDS_MAX]
+        text = f"{type(exc).__name__}: {text}"
+    code = (exc.errno or errno.EIO) if isinstance(exc, OSError) else errno.EINVAL
+    words = text.encode("utf-8", "surrogateescape")[:_WORDS_MAX]
     return code, None, words, b"", 0, 0

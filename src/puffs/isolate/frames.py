@@ -12,7 +12,7 @@ the numbers. A tail for which a frame is too short is not in the frame, but in m
 sides share: in the room that a request says it has.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from struct import Struct
 from struct import error as StructError
@@ -170,7 +170,7 @@ Reply = tuple[int, int, int, int, int]
 """The header of a frame that answers: class, type, id, return value, TAIL or 0."""
 
 
-def split(datagram: Bytes, length: int) -> Iterable[tuple[int, int]]:
+def split(datagram: Bytes, length: int) -> Iterator[tuple[int, int]]:
     """Where each frame of a packet of `length` bytes begins and ends.
 
     Raises `FrameError`, after what is well, at the first that is not whole, or too short to be one;
@@ -179,8 +179,6 @@ def split(datagram: Bytes, length: int) -> Iterable[tuple[int, int]]:
     if length > FRAME_MAX or length > len(datagram):
         room = min(FRAME_MAX, len(datagram))
         raise FrameError(f"a packet of {length} bytes, where {room} have room")
-    if length >= REPLY_SIZE and _unpack_length(datagram) == (length,):  # as most of them are
-        return ((0, length),)
     return _split(datagram, length)
 
 

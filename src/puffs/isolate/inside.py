@@ -110,7 +110,7 @@ def _leave_descriptors(keep: Collection[int], ends: Ends) -> tuple[int, int]:
 
 def _open_streams() -> None:
     for fd, (name, mode) in enumerate(_STANDARD):
-        stream = open(  # noqa: SIM115
+        stream = open(  # noqa: SIM115  (open as long as the process is)
             fd, mode, buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
         )
         for variable in (name, f"__{name}__"):

@@ -95,9 +95,7 @@ class Isolated:
     def _hello(self, reads: int) -> Hello:
         """What the file server says when it has been built, however long that takes."""
         packet = memoryview(bytearray(BUFFER_SIZE))
-        poll = select.poll()
-        self.peer.watch(poll)  # others that it has forked may have the other end too
-        poll.poll()
+        self.peer.sleep()  # others that it has forked may have the other end too
         try:
             length = os.readv(reads, (packet,))
         except BlockingIOError:

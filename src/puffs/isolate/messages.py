@@ -19,6 +19,7 @@ from puffs.isolate.frames import (
     pack_groups,
     unpack_groups,
 )
+from puffs.isolate.lines import harmless
 from puffs.server.attr import WIRE_SIZE, Attr, Changes, StatVfs
 from puffs.server.cred import Cred
 from puffs.server.operations import OPERATIONS, Kind, Operation
@@ -269,8 +270,6 @@ def changes_in(fields: tuple[int, ...]) -> Changes:
 def lock_in(fields: tuple[int, ...]) -> Lock:
     """A lock, of the field."""
     type_, start, end, pid, flock = fields
-    if flock > 1:
-        raise FrameError(f"{flock} where 0 or 1 belongs")
     return Lock(type_, start, end, pid, bool(flock))
 
 
@@ -356,8 +355,7 @@ def entry_in(fields: tuple[Any, ...]) -> EntryIn:
 
 def words_in(field: memoryview) -> str:
     """Words for people, who may read them on a terminal."""
-    words = bytes(field).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in words)
+    return harmless(bytes(field).decode("utf-8", "backslashreplace"))
 
 
 def text_in(field: memoryview) -> str:

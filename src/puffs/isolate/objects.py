@@ -102,10 +102,13 @@ class Objects:
         return id_
 
     def take(self, id_: int) -> Any:
-        """An open file that is given back, or a listing that is gone on with."""
+        """An open file that is given back, or a listing that is gone on with; None for a number
+        that stands for neither.
+        """
         with self._lock:
-            if self._kept.pop(id_, None) is None:
+            if id_ not in self._kept or self.number_of(self.values[id_]) == id_:
                 return None
+            del self._kept[id_]
             return self.values.pop(id_)
 
     def drop(self, id_: int, told: int) -> None:

@@ -92,15 +92,11 @@ class Call(Message):
     ) -> None:
         self.peer = peer
         self.kind = kind
+        self.operation = kind.operation
         self.node = node
         self.who = who
         self.values = values
         self.bulk = bulk
-
-    @property
-    def operation(self) -> str:  # type: ignore[override]
-        """What is asked for."""
-        return self.kind.operation
 
     def pack(self, id_: int, room: int) -> bytes:
         """Its frame."""
@@ -170,12 +166,20 @@ class Peer:
         serves: until it comes back here."""
         self._pinged: Call | None = None
 
-    def watch(self, poll: select.poll) -> None:
-        """Register with `poll` whatever may have to be done here next: by `pump`."""
+    def sleep(self, beside: int | None = None, seconds: float | None = None) -> None:
+        """Wait until there is something to be done here, by `pump`; or until the descriptor
+        `beside` is readable, or the `seconds` have passed.
+        """
+        poll = select.poll()
         poll.register(self._ends.reads, select.POLLIN)
         poll.register(self._nudge, select.POLLIN)
         if self.queues.readable:
             poll.register(self._ends.writes, select.POLLOUT)
+        if beside is not None:
+            poll.register(beside, select.POLLIN)
+        # A tick that ends a call leaves something to be woken by.
+        limits = [limit for limit in (seconds, self.tick()) if limit is not None]
+        poll.poll(max(0.0, min(limits)) * 1000 if limits else None)
 
     # ----------------------------------------------------------------------------------- sending
 
@@ -283,6 +287,14 @@ class Peer:
             self._receive_all()
         self.flush()
 
+    def drain(self, seconds: float) -> bool:
+        """Receive until nobody waits any more, `seconds` at most; whether that is so (Q17)."""
+        deadline = monotonic() + seconds
+        while self.queues.waiters and (left := deadline - monotonic()) > 0:
+            self.sleep(seconds=left)
+            self.pump()
+        return not self.queues.waiters
+
     @property
     def idle(self) -> bool:
         """Whether there is nothing to wait for: neither an answer nor room in the pipe."""
@@ -345,11 +357,7 @@ class Peer:
         if self._readable.poll(PATIENCE_MS):
             self._receive()
         while not call.over:
-            poll = select.poll()
-            self.watch(poll)
-            seconds = self.tick()
-            # After a tick that has ended the call, there is something to be woken by.
-            poll.poll(None if seconds is None else seconds * 1000)
+            self.sleep()
             self._receive_all()
             self.flush()
 

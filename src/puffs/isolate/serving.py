@@ -8,7 +8,7 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import CoroutineType
 from typing import Any, Final
@@ -23,7 +23,7 @@ from puffs.kernel import police
 from puffs.kernel.attachment import Servable
 from puffs.server.cred import Cred, requester
 from puffs.server.operations import Operations
-from puffs.server.stepping import WAITING, Done, Stepper, aside, finish, is_async
+from puffs.server.stepping import WAITING, Done, Stepper, aside, finish, is_async, listed
 from puffs.server.types import Cookie, Entry, Suspend
 
 logger = logging.getLogger("puffs")
@@ -104,6 +104,10 @@ class Dispatch:
         }
         self.number_of = self._objects.number_of
         """The number by which the kernel half knows a cookie, 0 if it does not."""
+        self.mounted = threading.Event()
+        """Hosts may ask: the file server has been told, if it wants to be."""
+        if "mounted" not in ops:
+            self.mounted.set()
         operations = completed(ops)
         for name in operations.keys() & ROWS.keys():
             row = ROWS[name]
@@ -186,6 +190,8 @@ class Dispatch:
                 logger.error("%s could not be called: %s", row.name, exc)
             else:
                 self._aside(row.name, operation, *args)
+            if row.name == "mounted":
+                self.mounted.set()
 
         return handler
 
@@ -306,8 +312,9 @@ def completed(ops: Operations) -> dict[str, Callable[..., Any]]:
     for name in ("lookup", "mknod", "mkdir", "symlink", "vget"):
         if name in ops:
             whole[name] = _with_attr(name, ops[name], ops["getattr"])
-    if "readdir" in ops and is_async(ops["readdir"]):
-        whole["readdir"] = _collecting(ops["readdir"])
+    if "readdir" in ops:
+        readdir = ops["readdir"]
+        whole["readdir"] = lambda *args: listed(readdir(*args))
     return whole
 
 
@@ -337,16 +344,6 @@ def _with_attr(
     return waiting if is_async(operation) or is_async(getattr_) else plain
 
 
-def _collecting(readdir: Callable[..., Any]) -> Callable[..., Any]:
-    async def collecting(*args: Any) -> Any:
-        listing = readdir(*args)
-        if isinstance(listing, AsyncIterable):
-            return [entry async for entry in listing]
-        return await listing
-
-    return collecting
-
-
 async def _awaited(result: Any) -> Any:
     return await result if isinstance(result, CoroutineType) else result
 
@@ -357,15 +354,24 @@ async def _awaited(result: Any) -> Any:
 def serve(dispatch: Dispatch, reads: int, threads: int) -> None:
     """Serve messages on this thread, and on others beside it, until the kernel half has gone.
 
-    The threads read from one pipe: each packet goes to one of them.
+    The threads read from one pipe: each packet goes to one of them. Only one does until the file
+    server has been told that it is mounted, for no host asks before.
     """
+
+    def beside() -> None:
+        dispatch.mounted.wait()
+        _serve(dispatch, reads)
+
     others = [
-        threading.Thread(target=_serve, args=(dispatch, reads), name=f"puffs {number}", daemon=True)
+        threading.Thread(target=beside, name=f"puffs {number}", daemon=True)
         for number in range(1, threads)
     ]
     for thread in others:
         thread.start()
-    _serve(dispatch, reads)
+    try:
+        _serve(dispatch, reads)
+    finally:
+        dispatch.mounted.set()
     for thread in others:
         thread.join()
 

@@ -97,18 +97,14 @@ class Message(Deferred):
 
 
 class Queues:
-    """The queues of one mount, with `rooms` rooms for bulk data.
+    """The queues of one mount, with `rooms` rooms for bulk data."""
 
-    `interrupted` says whether a signal that is to end the calling thread is pending (2.7).
-    """
-
-    def __init__(self, rooms: int = 0, interrupted: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, rooms: int = 0) -> None:
         # Reentrant: what is collected as garbage while it is held may send (fire and forget).
         self.lock = threading.RLock()
         """For transports, who send in the order in which they fetch."""
         self._changed = threading.Condition(self.lock)
         self._sleepers = 0
-        self._interrupted = interrupted
         self._last_id = FAF_ID
         self._touser: deque[Message] = deque()
         self._replywait: dict[int, Message] = {}
@@ -122,10 +118,9 @@ class Queues:
     def send(self, message: Message) -> None:
         """Put a message on its way.
 
-        Raises `OSError`: ENXIO when the file server is dead (Q5), EINTR when the caller is to end
-        anyway, unless it does not wait itself (Q3). Fire and forget is neither refused nor
-        interrupted: it is delivered (6.2, item 21), or freed where nobody is left to get it (item
-        29). Raises what `pack` raises for what cannot be sent; nothing is queued then.
+        Raises `OSError`: ENXIO when the file server is dead (Q5). Fire and forget is never refused:
+        it is delivered (Q3; 6.2, item 21), or freed where nobody is left to get it (item 29).
+        Raises what `pack` raises for what cannot be sent; nothing is queued then.
         """
         if message.faf:
             with self.lock:
@@ -134,8 +129,6 @@ class Queues:
                     self._touser.append(message)
                 message.place = _DONE
             return
-        if message.completed is None and self._interrupted():
-            raise _error(EINTR)
         with self.lock:
             if self.dead:
                 raise _error(ENXIO)
@@ -156,7 +149,7 @@ class Queues:
         """
         rooms = self._rooms
         parks = message.bulk and not rooms
-        if parks or message.faf or self._touser or self.dead or self._interrupted():
+        if parks or message.faf or self._touser or self.dead:
             self.send(message)
             return False
         id_ = self._last_id + 1
@@ -209,10 +202,6 @@ class Queues:
                 message.completed = completed
         if over:
             completed(message.result, message.error)
-
-    def drain(self, seconds: float | None = None) -> bool:
-        """Wait until nobody waits any more, `seconds` at most (Q17). Tells whether that is so."""
-        return self.sleep(lambda: not self.waiters, seconds)
 
     def sleep(self, until: Callable[[], bool], seconds: float | None = None) -> bool:
         """Wait until something is so that changes when a message is completed, or with `wake`:

@@ -8,7 +8,6 @@ calls, polices the reply (2.7), counts lookups and open files, and keeps the pag
 
 import errno
 import os
-from collections.abc import AsyncIterable
 from functools import partial
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_IMODE
 from typing import Any
@@ -19,6 +18,7 @@ from puffs.kernel.directory import OpenDirectory
 from puffs.kernel.vnode import Vnode
 from puffs.kernel.vop import Found, OpenFile, Reach, Then, error, vop
 from puffs.server.attr import Attr, Changes, StatVfs
+from puffs.server.stepping import listed
 from puffs.server.types import DirEntry
 
 __all__ = ("Found", "OpenDir", "OpenFile", "Reach", "Then", "Vnops", "error")
@@ -306,12 +306,7 @@ class Vnops(DataOperations):
 
 def _listed(listing: OpenDirectory) -> Any:
     """What the file server lists; as a coroutine, if it has to be waited for."""
-    reply = listing.ask()
-    return _collected(reply) if isinstance(reply, AsyncIterable) else reply
-
-
-async def _collected(listing: AsyncIterable[DirEntry | str]) -> list[DirEntry | str]:
-    return [entry async for entry in listing]
+    return listed(listing.ask())
 
 
 def _name(name: str) -> str:

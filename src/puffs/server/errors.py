@@ -77,3 +77,17 @@ def errno_of(exc: BaseException, operation: str) -> int:
         return errno.ENOMEM
     logger.error("%s failed in the file server; the caller gets EIO", operation, exc_info=exc)
     return errno.EIO
+
+
+EXPLAINED: Final = (OSError, TypeError, ValueError)
+"""What stops the building or mounting of a file server with a message that says enough; anything
+else is a mistake in a program, and the log gets its traceback.
+"""
+
+
+def explain(exc: BaseException) -> str:
+    """What an exception says, in one line for people: that of an `OSError` without its number."""
+    text = str(exc)
+    if isinstance(exc, OSError) and exc.strerror:
+        text = f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror
+    return " ".join(text.split()) or type(exc).__name__

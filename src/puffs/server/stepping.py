@@ -7,7 +7,7 @@ later. How that is done depends on the event loop: `aio` does it for asyncio.
 Nothing here imports asyncio, which file servers without `async def` do not need.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction
 from typing import Any, ClassVar, Final, Protocol
 
@@ -95,6 +95,15 @@ def aside(stepper: Stepper, result: Any) -> Any:
         if result is WAITING:
             stepper.adopt(_Nobody(), _log_failure)
     return result
+
+
+def listed(listing: Any) -> Any:
+    """What `readdir` returned; of an `async def` one a coroutine, whose result is a list."""
+    return _collected(listing) if isinstance(listing, AsyncIterable) else listing
+
+
+async def _collected(listing: AsyncIterable[Any]) -> list[Any]:
+    return [entry async for entry in listing]
 
 
 class _Nobody:

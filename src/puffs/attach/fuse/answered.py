@@ -7,10 +7,9 @@ the thread looks at both descriptors, and any number of requests may be under wa
 
 import os
 import select
-from time import monotonic
 from typing import Final
 
-from puffs.attach.fuse.reader import Enough, Read, Reader
+from puffs.attach.fuse.reader import Read, Reader
 from puffs.attach.fuse.session import Session
 from puffs.isolate.peer import Peer
 
@@ -37,8 +36,8 @@ def serve(session: Session, peer: Peer) -> None:
         session.finish()
 
 
-class _UnderWay(Enough):
-    """Enough has been read as soon as something is under way."""
+class _UnderWay:
+    """Enough has been read as soon as something is under way (`reader.Sign`)."""
 
     __slots__ = ("_peer",)
 
@@ -46,7 +45,8 @@ class _UnderWay(Enough):
         self._peer = peer
 
     @property
-    def now(self) -> bool:  # type: ignore[override]
+    def now(self) -> bool:
+        """Whether that is so."""
         return not self._peer.idle
 
 
@@ -66,16 +66,15 @@ def _serve(fd: int, reader: Reader, peer: Peer) -> None:
         os.set_blocking(fd, False)
         read = _serve_waiting(fd, reader, peer)
         os.set_blocking(fd, True)
-    deadline = monotonic() + GRACE_SECONDS
-    while peer.queues.waiters and monotonic() < deadline:
-        _wait(None, peer, deadline - monotonic())
+    peer.drain(GRACE_SECONDS)
 
 
 def _serve_waiting(fd: int, reader: Reader, peer: Peer) -> Read:
     """Serve requests, and receive answers, until none is waited for any more."""
     read = Read.SERVED
     while not peer.idle and read is not Read.ENDED:
-        _wait(fd if peer.queues.waiters < MAX_WAITING else None, peer)
+        peer.sleep(fd if peer.queues.waiters < MAX_WAITING else None)
+        peer.pump()
         for _ in range(AT_ONCE):
             if peer.queues.waiters >= MAX_WAITING:
                 break
@@ -83,14 +82,3 @@ def _serve_waiting(fd: int, reader: Reader, peer: Peer) -> Read:
             if read is not Read.SERVED:
                 break
     return read
-
-
-def _wait(fd: int | None, peer: Peer, seconds: float | None = None) -> None:
-    """Wait for a request or an answer, `seconds` at most, and receive what has been answered."""
-    poll = select.poll()
-    peer.watch(poll)
-    if fd is not None:
-        poll.register(fd, select.POLLIN)
-    limits = [limit for limit in (seconds, peer.tick()) if limit is not None]
-    poll.poll(min(limits) * 1000 if limits else None)
-    peer.pump()

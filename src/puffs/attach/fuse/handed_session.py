@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from puffs.attach.fuse.reader import Enough, Read, Reader, ReadVector
+from puffs.attach.fuse.reader import Enough, Read, Reader, ReadVector, Sign
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.mount import Mount
 
@@ -42,7 +42,7 @@ class _WaitingReader(Reader):
         self._arrivals = arrivals
         self._answer = answer
 
-    def _loop(self, enough: Enough | None, readv: ReadVector = os.readv) -> Read:
+    def _loop(self, enough: Sign | None, readv: ReadVector = os.readv) -> Read:
         arrivals = self._arrivals
         waits = enough is None or os.get_blocking(arrivals.events.fileno())
         read = Read.NOTHING

@@ -62,8 +62,17 @@ class Observer(Protocol):
         ...
 
 
+class Sign(Protocol):
+    """A sign for a loop on the same thread: `now` is looked at after each request."""
+
+    @property
+    def now(self) -> bool:
+        """Whether it is to come back."""
+        ...
+
+
 class Enough:
-    """A sign for a loop on the same thread: after this request, come back."""
+    """A sign that is set."""
 
     __slots__ = ("now",)
 
@@ -230,11 +239,11 @@ class Reader:
         """Serve one request, waiting for it only if the descriptor does."""
         return self._loop(_ONE)
 
-    def serve_until(self, enough: Enough) -> Read:
+    def serve_until(self, enough: Sign) -> Read:
         """Serve one request, and further ones until it is enough; as `serve_one`."""
         return self._loop(enough)
 
-    def _loop(self, enough: Enough | None, readv: ReadVector = os.readv) -> Read:
+    def _loop(self, enough: Sign | None, readv: ReadVector = os.readv) -> Read:
         channel, handlers = self.channel, self._handlers
         fd, buffer = channel.fd, channel.buffer
         vector = (buffer,)

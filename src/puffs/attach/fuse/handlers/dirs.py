@@ -1,7 +1,5 @@
 """Handlers for open directories."""
 
-from collections.abc import AsyncIterable
-
 from puffs.attach.fuse.abi import (
     DIRENT,
     ENTRY_OUT,
@@ -23,6 +21,7 @@ from puffs.attach.fuse.replies import open_flags, pack_entry
 from puffs.kernel import police
 from puffs.kernel.directory import OpenDirectory
 from puffs.kernel.vnode import Vnode
+from puffs.server.stepping import listed
 from puffs.server.types import DirEntry
 
 _UNKNOWN_INO = 0xFFFFFFFF
@@ -150,11 +149,4 @@ def _fetched(directory: OpenDirectory, offset: int) -> Steps:
     if offset == 0:
         directory.rewind()
     while directory.needs(offset):
-        listing = directory.ask()
-        if isinstance(listing, AsyncIterable):
-            listing = _collected(listing)
-        directory.give((yield listing))
-
-
-async def _collected(listing: AsyncIterable[DirEntry | str]) -> list[DirEntry | str]:
-    return [entry async for entry in listing]
+        directory.give((yield listed(directory.ask())))
