@@ -58,21 +58,26 @@ def test_it_has_the_descriptors_that_it_keeps_and_one_more(tmp_path: Path) -> No
     assert lifeline.startswith("socket:")
 
 
-def test_descriptors_above_a_limit_that_was_lowered_are_closed_too() -> None:
-    said = result("""
-import os, resource
-from puffs.isolate.process import start
-
-high = os.dup2(os.open("/", os.O_RDONLY), 600)
-resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
-
+IS_CLOSED = """
 def life():
     try:
         os.fstat(high)
     except OSError:
         return 0
     return 1
+"""
+"""In a process: it ends with status 0 if it has no descriptor `high`."""
 
+
+def test_descriptors_above_a_limit_that_was_lowered_are_closed_too() -> None:
+    said = result(f"""
+import os, resource
+from puffs.isolate.process import start
+
+high = os.dup2(os.open("/", os.O_RDONLY), 600)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+{IS_CLOSED}
 with start(life) as process:
     print(process.wait())
 """)
@@ -81,7 +86,7 @@ with start(life) as process:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can take /proc away")
 def test_without_proc_they_are_closed_too() -> None:
-    said = result("""
+    said = result(f"""
 import os
 from puffs.attach.fuse.syscalls import CLONE_NEWNS, MNT_DETACH, MS_REC, MS_SLAVE
 from puffs.attach.fuse.syscalls import mount, umount2, unshare
@@ -92,13 +97,7 @@ mount("none", "/", "none", MS_REC | MS_SLAVE, "")
 umount2("/proc", MNT_DETACH)
 high = os.dup2(os.open("/", os.O_RDONLY), 600)
 
-def life():
-    try:
-        os.fstat(high)
-    except OSError:
-        return 0
-    return 1
-
+{IS_CLOSED}
 with start(life, (), Confinement(memory=1 << 30)) as process:
     print(process.wait())
 """)
