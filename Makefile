@@ -54,8 +54,20 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 
 # What some tests need beside Python. Without it they are skipped.
 for_tests = ( $(call apt,command -v fusermount3,fuse3,mounting as an ordinary user) ) || true; \
-	( $(call apt,command -v rsync git tar,rsync git tar,what the tests run on mounts) ) || true; \
+	( $(call apt,type rsync git tar,rsync git tar,what the tests run on mounts) ) || true; \
 	( $(call apt,command -v mkfs.xfs && command -v mkfs.btrfs,xfsprogs btrfs-progs,snapshots of null) ) || true
+
+# Programs that tests/programs runs on mounts. Those that are not there are skipped.
+testsuite = $(shell /usr/bin/python3 -c 'import sys; \
+	print("libpython%d.%d-testsuite" % sys.version_info[:2])' 2>/dev/null)
+for_programs = ( $(call apt,ls /usr/lib/postgresql/*/bin/initdb,postgresql,a database) ) || true; \
+	( $(call apt,type fio stress-ng,fio stress-ng,stress) ) || true; \
+	( $(call apt,type cc make autoreconf libtoolize,gcc libc6-dev make autoconf automake libtool, \
+		building a C project) ) || true; \
+	( $(call apt,type setfacl inotifywait flock mkfs.ext4,acl inotify-tools util-linux e2fsprogs, \
+		what the tests run on mounts) ) || true; \
+	( $(call apt,$(PY) -c 'import test.test_os' || /usr/bin/python3 -c 'import test.test_os', \
+		$(testsuite),tests of CPython) ) || true
 
 # For how long `make fuzz` fuzzes each decoder.
 SECONDS ?= 60
@@ -78,6 +90,7 @@ test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 1
 
 test-full: $(STAMP)  ## the tests and the slow ones: real programs, stress
 	@$(for_tests)
+	@$(for_programs)
 	@$(for_fuzz)
 	$(PY) -m pytest
 

@@ -78,7 +78,7 @@ def all_end(mountpoint: Path) -> Iterator[dict[int, str]]:
 
 def wait_until_mounted(mountpoint: Path) -> None:
     """Wait until something is mounted there and answers."""
-    with open("/proc/self/mountinfo") as table:
+    with open("/proc/self/mountinfo", errors="surrogateescape") as table:
         changes = select.poll()
         changes.register(table, select.POLLPRI)
         while not mounted(mountpoint):

@@ -1,0 +1,15 @@
+"""The mount that a program runs on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.programs.places import KINDS, PLAIN, mounted
+
+
+@pytest.fixture(params=PLAIN)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """The mount point of one of the `KINDS`."""
+    with mounted(KINDS[request.param], tmp_path.resolve()) as path:
+        yield path
