@@ -67,7 +67,9 @@ def test_a_server_that_is_right_gets_status_0_and_a_score(tmp_path: Path) -> Non
     assert done.returncode == 0
     checks = select(["rename", "locks"])
     count = sum(len(applicable(checks, mode)) for mode in Mode)
-    assert done.stdout.splitlines()[-1] == f"check: {count} passed, 0 failed, 0 left out"
+    assert (
+        done.stdout.splitlines()[-1] == f"check: {count} passed, 0 failed, 0 left out; score: 100 %"
+    )
     table = done.stdout.splitlines()
     assert [line.split()[0] for line in table[3:5]] == ["rename", "locks"]
 
@@ -75,10 +77,10 @@ def test_a_server_that_is_right_gets_status_0_and_a_score(tmp_path: Path) -> Non
 def test_a_failure_is_shown_beside_its_rule(tmp_path: Path) -> None:
     done = check(tmp_path, "./servers.py:Bad", "--only", "rename-replaces-target", "--in-process")
     assert done.returncode == 1
-    assert "rename-replaces-target" in done.stdout
-    assert "rename(2), POSIX: the target is replaced in one step" in done.stdout
+    rule = "rename(2), POSIX: the target is replaced in one step"
+    assert f"rename-replaces-target  {rule}" in done.stdout
     assert "content under the new name: b'from b', expected b'from a'" in done.stdout
-    assert done.stdout.splitlines()[-1] == "check: 0 passed, 1 failed, 0 left out"
+    assert done.stdout.splitlines()[-1] == "check: 0 passed, 1 failed, 0 left out; score: 0 %"
 
 
 def test_what_is_left_out_is_listed_with_the_missing_operation(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_what_is_left_out_is_listed_with_the_missing_operation(tmp_path: Path) -
     assert done.returncode == 0
     assert "not implemented: getxattr" in done.stdout
     assert "xattr-set-and-get" in done.stdout
-    assert done.stdout.splitlines()[-1] == "check: 0 passed, 0 failed, 6 left out"
+    assert done.stdout.splitlines()[-1] == "check: 0 passed, 0 failed, 6 left out; score: 0 %"
 
 
 def test_json_has_every_result(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_without_a_mount_the_rest_is_checked_and_the_reason_told(tmp_path: Path)
     done = check(tmp_path, *words)
     assert done.returncode == 0
     assert "it cannot be mounted: not here" in done.stdout
-    assert done.stdout.splitlines()[-1] == "check: 1 passed, 0 failed, 2 left out"
+    assert done.stdout.splitlines()[-1] == "check: 1 passed, 0 failed, 2 left out; score: 100 %"
 
 
 def test_without_a_mount_that_was_asked_for_it_fails(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 import puffs
+from puffs.fs.mem import MemFS
 from tests.attach.toy import ROOT
 from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import PATIENCE, Serve
@@ -174,6 +175,15 @@ def test_holes_can_be_found_and_ranges_reserved_and_copied(serve: Serve) -> None
     assert served.notes("copy_file_range") == [
         ("copy_file_range", FILE, 2, "file 0", NEW, 1, "file 1", 6, 0)
     ]
+
+
+def test_what_the_kernel_has_not_written_yet_is_no_hole(serve: Serve) -> None:
+    """With a write-back cache the file server knows of holes where there is data already."""
+    path = serve(lambda notes: MemFS(), "writeback").path / "file"
+    with open(path, "w+b", buffering=0) as file:
+        file.write(b"data")
+        assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
+        assert os.lseek(file.fileno(), 0, os.SEEK_HOLE) == 4
 
 
 def test_without_them_the_kernel_finds_no_holes_and_copies_itself(serve: Serve) -> None:

@@ -1,30 +1,26 @@
-"""`puffs check`: the battery on the command line."""
+"""`puffs check`: the battery, and random sequences, on the command line."""
 
 import json
 import math
+import secrets
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
 
 import click
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column, Table
-from rich.text import Text
 
+from puffs.attach.fuse.options import parse_options
+from puffs.attach.isolating import ISOLATE
 from puffs.check.registry import GROUPS, Check, select
+from puffs.check.report import BAD, as_document, report
 from puffs.check.result import Mode, Outcome, Result, Verdict
-from puffs.check.runner import NOT_IMPLEMENTED, CannotStart, Limits, applicable, run
+from puffs.check.runner import CannotStart, Limits, applicable, run
 from puffs.check.worker import Factory
 from puffs.cli.app import Failure
-from puffs.cli.spec import parse_spec
+from puffs.cli.spec import maker_of, parse_spec
 
-BAD = (Outcome.FAILED, Outcome.ERROR)
-NAMES_SHOWN = 5
-COLOURS = {Outcome.PASSED: "green", Outcome.FAILED: "red", Outcome.ERROR: "red"}
+SEEDS = 1 << 32
 
 
 @click.command(epilog=f"Groups of checks: {', '.join(GROUPS)}.")
@@ -34,6 +30,14 @@ COLOURS = {Outcome.PASSED: "green", Outcome.FAILED: "red", Outcome.ERROR: "red"}
 @click.option("--mounted", "modes", flag_value=Mode.MOUNTED, help="Only on a real mount.")
 @click.option("--in-process", "modes", flag_value=Mode.IN_PROCESS, help="Only without a mount.")
 @click.option(
+    "-o",
+    "options",
+    metavar="OPTIONS",
+    multiple=True,
+    help="Mount options, as of `puffs mount`; repeatable.",
+)
+@click.option(ISOLATE, is_flag=True, help="Run the file server in a process of its own.")
+@click.option(
     "--timeout",
     type=click.FloatRange(min=1),
     default=Limits().seconds,
@@ -41,13 +45,32 @@ COLOURS = {Outcome.PASSED: "green", Outcome.FAILED: "red", Outcome.ERROR: "red"}
     metavar="SECONDS",
     help="How long one check may take; half of it may be CPU time.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Show what the file server wrote, too.")
+@click.option(
+    "--random",
+    "minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Random sequences of calls instead, compared with a directory of the host's own.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    metavar="NUMBER",
+    help="With --random: begin with the sequences of this seed, which a search has printed.",
+)
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Show what the file server wrote, and all names."
+)
 def check(
     spec: str,
     only: tuple[str, ...],
     as_json: bool,
     modes: str | None,
+    options: tuple[str, ...],
+    isolate: bool,
     timeout: float,
+    minutes: float | None,
+    seed: int | None,
     verbose: bool,
 ) -> None:
     """Check what the file system SPEC does against what POSIX and Linux ask for.
@@ -57,15 +80,32 @@ def check(
     --in-process it is checked both ways, mounted only where that can be done. The exit status is 1
     if any check failed.
 
+    With --random, sequences of system calls are made up and carried out twice: on a mount of SPEC
+    and in a temporary directory of this machine. Results, errors, contents, links, modes and
+    listings must be the same. The first sequence that gives something else is made as short as it
+    can be and printed as a Python script, and the exit status is 1.
+
     \b
     Examples:
       puffs check mem:
       puffs check ./hello.py:Hello --only reading -v
       puffs check mem: --only rename-replaces-target --mounted
+      puffs check mem: --random 5 -o threads=3
+      puffs check ./mine.py:Mine --random 1 > difference.py
     """
+    parse_options(options)
+    factory = maker_of(spec) if isolate else parse_spec(spec).factory
+    joined = ",".join(options)
+    if minutes is not None:
+        if only or modes == Mode.IN_PROCESS:
+            raise click.UsageError("--random is for all operations at once, and for mounts")
+        seed = secrets.randbelow(SEEDS) if seed is None else seed
+        sys.exit(_search(factory, joined, isolate, minutes * 60, seed, as_json))
+    if seed is not None:
+        raise click.UsageError("--seed goes with --random")
     checks = select(only)
-    factory = parse_spec(spec).factory
-    found = _run(factory, modes, checks, Limits(timeout, math.ceil(timeout / 2)))
+    limits = Limits(timeout, math.ceil(timeout / 2))
+    found = _run(factory, modes, checks, limits, joined, isolate)
     total = sum(len(applicable(checks, mode)) for mode in _modes(modes))
     results = list(_with_progress(found, total))
     if not results:
@@ -83,12 +123,17 @@ def _modes(asked: str | None) -> list[Mode]:
 
 
 def _run(
-    factory: Factory, modes: str | None, checks: list[Check], limits: Limits
+    factory: Factory,
+    modes: str | None,
+    checks: list[Check],
+    limits: Limits,
+    options: str,
+    isolate: bool,
 ) -> Iterator[Result]:
     """The results, mode by mode. Checks on a mount that cannot be had are left out."""
     for mode in _modes(modes):
         try:
-            yield from run(factory, mode, checks, limits)
+            yield from run(factory, mode, checks, limits, options=options, isolate=isolate)
         except CannotStart as exc:
             if modes or mode is Mode.IN_PROCESS:
                 text = f"the file server cannot be checked {mode}: {exc}"
@@ -98,122 +143,68 @@ def _run(
 
 
 def _with_progress(results: Iterable[Result], total: int) -> Iterator[Result]:
-    """Show how far it is, on a terminal. Drawn from here: threads and forks do not go together."""
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(
-        *columns,
-        console=console,
-        auto_refresh=False,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    """Show how far it is, on a terminal."""
+    with _progress(MofNCompleteColumn()) as progress:
         task = progress.add_task("", total=total)
         for result in results:
             progress.update(task, advance=1, description=result.check.group, refresh=True)
             yield result
 
 
-# --------------------------------------------------------------------------------------- reporting
+def _progress(last: MofNCompleteColumn | TextColumn) -> Progress:
+    """A bar on a terminal. Drawn from here: threads and forks do not go together."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        last,
+        console=console,
+        auto_refresh=False,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
-def report(results: list[Result], console: Console, verbose: bool = False) -> None:
-    """Print the results: a table of the groups, what failed and why, what was left out and why."""
-    console.print(_groups(results))
-    bad = [result for result in results if result.verdict.outcome in BAD]
-    if bad:
-        console.print(_failures(bad))
-    for result in bad if verbose else ():
-        if result.output:
-            console.print(Text(f"\n{result.check.name}, {result.mode}:", "bold"))
-            console.print(Text(result.output, "dim"))
-    if not verbose and any(result.output for result in bad):
-        console.print("The file server has written something meanwhile: -v shows it.")
-    left_out = [result for result in results if result.verdict.outcome is Outcome.LEFT_OUT]
-    if left_out:
-        console.print(_left_out(left_out))
-    console.print(score(results))
+def _search(
+    factory: Factory, options: str, isolate: bool, seconds: float, seed: int, as_json: bool
+) -> int:
+    """Look for a difference, tell what came of it. Returns the exit status."""
+    try:
+        from puffs.check.sequences import search
+    except ModuleNotFoundError as exc:
+        if exc.name != "hypothesis":
+            raise
+        raise Failure("--random needs hypothesis: pip install 'puffs[check]'") from exc
+    with _progress(TextColumn("{task.fields[told]}")) as bar:
+        task = bar.add_task("searching", total=seconds, told="")
 
+        def tell(state: search.Progress) -> None:
+            words = "shrinking" if state.shrinking else "searching"
+            told = f"{state.sequences} sequences, {state.steps} calls"
+            bar.update(task, description=words, completed=state.seconds, told=told, refresh=True)
 
-def score(results: Iterable[Result]) -> str:
-    """The last line."""
-    count = Counter(result.verdict.outcome for result in results)
-    words = [f"{count[outcome]} {outcome}" for outcome in Outcome if outcome is not Outcome.ERROR]
-    if count[Outcome.ERROR]:
-        words.append(f"{count[Outcome.ERROR]} could not be run")
-    return f"check: {', '.join(words)}"
-
-
-def as_document(results: list[Result]) -> dict[str, Any]:
-    """The results for programs."""
-    count = Counter(result.verdict.outcome for result in results)
-    return {
-        **{outcome.name.lower(): count[outcome] for outcome in Outcome},
-        "checks": [
-            {
-                "name": result.check.name,
-                "group": result.check.group,
-                "rule": result.check.rule,
-                "mode": result.mode,
-                "outcome": result.verdict.outcome,
-                "message": result.verdict.message,
-                "where": result.verdict.where,
-                "seconds": round(result.seconds, 3),
-                "output": result.output,
-            }
-            for result in results
-        ],
+        try:
+            with search.searching(factory, options, isolate) as searched:
+                found, state = searched.run(seconds, seed, tell)
+        except CannotStart as exc:
+            raise Failure(f"the file server cannot be searched: {exc}") from None
+    script = found.script("Not the same on the mount.") if found else None
+    figures = {
+        "seed": state.seed,
+        "sequences": state.sequences,
+        "calls": state.steps,
+        "seconds": round(state.seconds, 1),
     }
-
-
-def _groups(results: list[Result]) -> Table:
-    modes = [mode for mode in Mode if any(result.mode is mode for result in results)]
-    table = Table("group", *modes, box=box.SIMPLE_HEAD)
-    for group in GROUPS:
-        cells = []
-        for mode in modes:
-            count = Counter(
-                result.verdict.outcome
-                for result in results
-                if result.check.group == group and result.mode is mode
-            )
-            words = [
-                Text(f"{count[outcome]} {outcome}", COLOURS.get(outcome, ""))
-                for outcome in Outcome
-                if count[outcome]
-            ]
-            cells.append(Text(", ").join(words))
-        if any(cells):
-            table.add_row(group, *cells)
-    return table
-
-
-def _failures(results: list[Result]) -> Table:
-    """A row for each check, whatever the modes in which it failed."""
-    table = Table(Column("failed", overflow="fold"), "rule", "what happened", box=box.SIMPLE_HEAD)
-    for check in sorted({result.check for result in results}, key=lambda check: check.name):
-        what = Text("\n").join(_in_words(result) for result in results if result.check is check)
-        table.add_row(Text(check.name, "red"), Text(check.rule), what)
-    return table
-
-
-def _in_words(result: Result) -> Text:
-    verdict = result.verdict
-    where = f" [{verdict.where}]" if verdict.where else ""
-    return Text.assemble((f"{result.mode}: ", "bold"), verdict.message, (where, "dim"))
-
-
-def _left_out(results: list[Result]) -> Table:
-    """By reason. Of several missing operations the first one stands for all."""
-    names: dict[str, dict[str, None]] = {}
-    for result in results:
-        reason = result.verdict.message
-        if reason.startswith(NOT_IMPLEMENTED):
-            reason = reason.partition(",")[0]
-        names.setdefault(reason, {})[result.check.name] = None
-    table = Table("left out", Column("why", min_width=30), box=box.SIMPLE_HEAD)
-    for reason, listed in names.items():
-        some = ", ".join(islice(listed, NAMES_SHOWN))
-        more = len(listed) - NAMES_SHOWN
-        table.add_row(f"{some} and {more} more" if more > 0 else some, Text(reason))
-    return table
+    said = ", ".join(f"{value} {name}" for name, value in list(figures.items())[1:])
+    verdict = f"a difference; --seed {state.seed} finds it again" if found else "no difference"
+    if as_json:
+        output = found.output if found else ""
+        click.echo(json.dumps({**figures, "script": script, "output": output}, indent=1))
+    elif found:
+        click.echo(script, nl=False)
+        if found.output:
+            click.echo(f"The file server wrote:\n{found.output}", err=True)
+        click.echo(f"random: {said}: {verdict}", err=True)
+    else:
+        click.echo(f"random: {said}, seeds {seed} to {state.seed}: {verdict}")
+    return 1 if found else 0

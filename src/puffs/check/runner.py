@@ -60,20 +60,35 @@ class CannotStart(Exception):
 
 
 def run(
-    factory: Factory, mode: Mode, checks: Iterable[Check], limits: Limits | None = None
+    factory: Factory,
+    mode: Mode,
+    checks: Iterable[Check],
+    limits: Limits | None = None,
+    *,
+    options: str = "",
+    isolate: bool = False,
 ) -> Iterator[Result]:
     """Run checks over a file server that `factory` makes, and yield each result when it is there.
 
     `factory` is called in a child process, once for each worker that it takes. In process, checks
-    of what only a mount has are passed over. Raises `CannotStart` before the first result when the
-    file server cannot be started at all.
+    of what only a mount has are passed over. `options` are for mounts; with `isolate` the file
+    server lives in a process of its own. Raises `CannotStart` before the first result when the file
+    server cannot be started at all.
     """
     if not __debug__:
         raise CannotStart("the checks are assertions: run them without python -O")
     limits = limits or Limits()
-    with _mountpoint() as mountpoint, tempfile.TemporaryFile("ab+") as log:
-        directory = f"/puffs-check.{os.getpid()}"
-        job = Job(factory, mode, mountpoint, directory, limits.seconds, limits.cpu_seconds)
+    with new_directory() as mountpoint, tempfile.TemporaryFile("ab+") as log:
+        job = Job(
+            factory,
+            mode,
+            mountpoint,
+            f"/puffs-check.{os.getpid()}",
+            limits.seconds,
+            limits.cpu_seconds,
+            options,
+            isolate,
+        )
         worker = WorkerProcess(job, log)
         try:
             try:
@@ -116,6 +131,10 @@ def why_left_out(check: Check, operations: frozenset[str]) -> str:
     if check.root and os.geteuid() != 0:
         return "only for root"
     return ""
+
+
+class Ended(Exception):
+    """A worker has ended, or was killed. The text says why."""
 
 
 class WorkerProcess:
@@ -164,6 +183,16 @@ class WorkerProcess:
         """Whether the process has ended."""
         return self._pid == 0
 
+    def play(self, lines: list[str]) -> tuple[list[str], list[str], str]:
+        """What steps give on the mount and beside it; or, in words, what ended the file server,
+        with which the worker is gone too.
+        """
+        try:
+            answer = self._ask(play=lines)
+        except Ended as exc:
+            return [], [], str(exc)
+        return answer["mounted"], answer["beside"], answer["dead"]
+
     def run(self, check: Check) -> Result:
         """Run one check. Whatever happens, there is a result; after some, the worker is gone."""
         start = time.monotonic()
@@ -176,16 +205,27 @@ class WorkerProcess:
 
     def _verdict(self, check: Check) -> Verdict:
         try:
-            self._control.sendall(f"{check.name}\n".encode())
+            answer = self._ask(check=check.name)
+        except Ended as exc:
+            return Verdict(Outcome.FAILED, str(exc))
+        return Verdict(Outcome(answer["outcome"]), answer["message"], answer["where"])
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        """The answer of the worker; it is gone when that tells of the file server's end.
+
+        Raises `Ended` when there is no answer.
+        """
+        try:
+            self._control.sendall(json.dumps(request).encode() + b"\n")
             answer = self._answer(self._job.seconds + GRACE_SECONDS)
         except TimeoutError:
             self.kill()
-            return Verdict(Outcome.FAILED, f"no end within {self._job.seconds:g} seconds: it hangs")
+            raise Ended(f"no end within {self._job.seconds:g} seconds: it hangs") from None
         except (EOFError, BrokenPipeError):
-            return Verdict(Outcome.FAILED, self.kill())
-        if answer.pop("dead"):
+            raise Ended(self.kill()) from None
+        if answer["dead"]:
             self.kill()
-        return Verdict(Outcome(answer["outcome"]), answer["message"], answer["where"])
+        return answer
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         """The next line of the worker. Raises `TimeoutError`, and `EOFError` when it has ended."""
@@ -255,8 +295,9 @@ class WorkerProcess:
 
 
 @contextmanager
-def _mountpoint() -> Iterator[str]:
-    path = os.path.realpath(tempfile.mkdtemp(prefix="puffs-check-"))
+def new_directory(parent: str | None = None) -> Iterator[str]:
+    """An empty directory, which has to be empty again at the end."""
+    path = os.path.realpath(tempfile.mkdtemp(prefix="puffs-check-", dir=parent))
     try:
         yield path
     finally:

@@ -1,7 +1,8 @@
 """The process in which checks run, with the file server in it or below it.
 
-It is forked by `runner`, takes the names of checks from a socket, one a line, and answers each with
-a line. It may hang, be killed, or be ended by the file server; `runner` sees to that.
+It is forked by `runner`, takes requests from a socket, one a line, and answers each with a line: a
+check by its name, or a sequence of steps (`sequences`). It may hang, be killed, or be ended by the
+file server; `runner` sees to that.
 """
 
 import errno
@@ -17,7 +18,8 @@ import socket
 import stat
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
@@ -28,6 +30,7 @@ from puffs.check import battery
 from puffs.check.expect import LeftOut, error_name
 from puffs.check.registry import Check, all_checks
 from puffs.check.result import Mode, Outcome, Verdict
+from puffs.check.sequences.play import play
 from puffs.check.target import LocalTarget, MountedTarget, Target
 from puffs.kernel.mount import Mount, Servable
 from puffs.server.operations import CHANGING
@@ -45,7 +48,9 @@ class Job:
     """What a worker is started with.
 
     `mountpoint` is an empty directory, `directory` the name of the one in the file system that the
-    checks work in. A check may take `seconds` and `cpu_seconds` of the worker and of the server.
+    checks work in, `beside` an empty directory of the host's own for sequences. What is asked for
+    may take `seconds`, and `cpu_seconds` of the worker and of the server. `options` are those of
+    the mount; with `isolate` the file server lives in a process of its own.
     """
 
     factory: Factory
@@ -54,6 +59,9 @@ class Job:
     directory: str
     seconds: float
     cpu_seconds: int
+    options: str = ""
+    isolate: bool = False
+    beside: str = ""
 
 
 def run_worker(job: Job, control: socket.socket, log: int) -> NoReturn:
@@ -108,7 +116,12 @@ class Worker:
         checks = {check.name: check for check in all_checks()}
         with self._control.makefile("r") as lines:
             for line in lines:
-                self._tell(**self._run(checks[line.strip()]))
+                request = json.loads(line)
+                with self._limited():
+                    if "play" in request:
+                        self._tell(**self._play(request["play"]))
+                    else:
+                        self._tell(**self._run(checks[request["check"]]))
         self._clean()
         if self._child is not None:
             self._child.unmount(force=True)
@@ -123,11 +136,11 @@ class Worker:
     def _start(self) -> None:
         job = self._job
         if job.mode is Mode.IN_PROCESS:
-            self._local = local(job.factory)
+            self._local = local(job.factory, isolate=job.isolate)
             self._operations = frozenset(self._local.mount.ops)
             return
         reading, writing = os.pipe()
-        options = "allow_other" if os.geteuid() == 0 else ""
+        options = [job.options, "allow_other" if os.geteuid() == 0 else ""]
 
         def serve(ready: Callable[[Mount], None]) -> None:
             """In the child: what it holds of ours would keep our end from being noticed."""
@@ -139,7 +152,7 @@ class Worker:
                 os.close(writing)
                 ready(mount)
 
-            run(job.factory, job.mountpoint, options, on_ready=tell)
+            run(job.factory, job.mountpoint, options, isolate=job.isolate, on_ready=tell)
 
         with open(reading, "rb") as pipe:
             try:
@@ -161,15 +174,31 @@ class Worker:
 
     # ----------------------------------------------------------------------------------- the checks
 
-    def _run(self, check: Check) -> dict[str, Any]:
-        """Run one check. What is told: its verdict, and `dead` when the file server has ended."""
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """What takes too long prints where it stands."""
         self._limit_cpu()
         faulthandler.dump_traceback_later(self._job.seconds, file=sys.stderr)
         try:
-            verdict = self._verdict(check)
-            dead = "" if verdict.outcome is Outcome.PASSED else self._dead()
+            yield
         finally:
             faulthandler.cancel_dump_traceback_later()
+
+    def _play(self, lines: list[str]) -> dict[str, Any]:
+        """Carry out steps on the mount, and beside it. What is told: what they give there."""
+        job = self._job
+        found: dict[str, Any] = {"mounted": [], "beside": play(lines, job.beside + job.directory)}
+        try:
+            found["mounted"] = play(lines, job.mountpoint + job.directory)
+            dead = ""
+        except OSError as exc:
+            dead = self._dead() or f"the sequence cannot begin or be cleaned up: {_in_words(exc)}"
+        return {**found, "dead": dead}
+
+    def _run(self, check: Check) -> dict[str, Any]:
+        """Run one check. What is told: its verdict, and `dead` when the file server has ended."""
+        verdict = self._verdict(check)
+        dead = "" if verdict.outcome is Outcome.PASSED else self._dead()
         if dead:
             verdict = Verdict(Outcome.FAILED, f"{dead} ({verdict.message})", verdict.where)
         return {**asdict(verdict), "dead": bool(dead)}
@@ -189,7 +218,9 @@ class Worker:
             target = self._target(check)
             in_root = not target.directory and check.needs & CHANGING
             if in_root and ("readdir" not in self._operations or target.listdir()):
-                return Verdict(Outcome.LEFT_OUT, "no empty directory to work in, and no mkdir")
+                return Verdict(
+                    Outcome.LEFT_OUT, "no empty directory to work in, nor can one be made"
+                )
         except OSError as exc:
             return Verdict(Outcome.ERROR, f"there is no directory to work in: {_in_words(exc)}")
         try:
@@ -203,9 +234,14 @@ class Worker:
         root = self._at("")
         if "mkdir" not in self._operations:
             return root
-        for directory in (self._job.directory, f"{self._job.directory}/{os.getpid()}-{check.name}"):
-            if not root.exists(directory):
-                root.mkdir(directory)
+        try:
+            if not root.exists(self._job.directory):
+                root.mkdir(self._job.directory)
+        except OSError:  # its checks will say so; the others need not wait for that
+            return root
+        directory = f"{self._job.directory}/{os.getpid()}-{check.name}"
+        if not root.exists(directory):
+            root.mkdir(directory)
         return self._at(directory)
 
     def _at(self, directory: str) -> Target:

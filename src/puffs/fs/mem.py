@@ -452,7 +452,7 @@ class MemFS(puffs.FileSystem[Node]):
         return attr
 
     def getxattr(self, node: Node, name: str) -> bytes:
-        """The value of an extended attribute. ENODATA; EOPNOTSUPP for names that cannot be."""
+        """The value of an extended attribute. ENODATA; EINVAL, EOPNOTSUPP for bad names."""
         _check_xattr(name)
         value = (node.xattrs or {}).get(name)
         if value is None:
@@ -631,5 +631,5 @@ def _check_end(offset: int, size: int) -> None:
 
 
 def _check_xattr(name: str) -> None:
-    if not is_xattr(name):
-        raise error(EOPNOTSUPP)
+    if not is_xattr(name):  # "user." is a name without what comes behind its prefix
+        raise error(EINVAL if is_xattr(name + "x") else EOPNOTSUPP)

@@ -11,7 +11,7 @@ import errno
 import os
 from typing import Final, NamedTuple
 
-from puffs.attach.fuse.abi import MESSAGES, Opcode
+from puffs.attach.fuse.abi import FUSE_WRITEBACK_CACHE, MESSAGES, Opcode
 from puffs.attach.fuse.channel import Handler
 from puffs.attach.fuse.handlers import Handlers, Serving, attrs, control, data, dirs, locks, names
 from puffs.kernel.args import KernelFlag
@@ -117,6 +117,17 @@ operation.
 """
 
 
+def _has_unseen_data(serving: Serving) -> bool:
+    """With a write-back cache there is data that the file server has not seen, and the kernel asks
+    it for holes all the same.
+    """
+    return bool(serving.init_flags & FUSE_WRITEBACK_CACHE)
+
+
+_KEPT_BACK: Final = {Opcode.LSEEK: _has_unseen_data}
+"""Opcodes that are refused although the file server has the operation."""
+
+
 def build(serving: Serving) -> list[Handler]:
     """The table for one channel: handlers by opcode."""
     mount = serving.mount
@@ -125,7 +136,8 @@ def build(serving: Serving) -> list[Handler]:
     for opcode, route in ROUTES.items():
         ours = opcode in _NEEDS_HANDLER and _NEEDS_HANDLER[opcode](mount)
         present = route.operation in mount.ops or (route.operation is None and route.absent is None)
-        if (present or ours) and opcode in handlers:
+        kept_back = opcode in _KEPT_BACK and _KEPT_BACK[opcode](serving)
+        if (present or ours) and not kept_back and opcode in handlers:
             table[opcode] = handlers[opcode]
         else:
             table[opcode] = _refuse(_absent(mount, route))
