@@ -161,8 +161,8 @@ def _check(
         assert again[size:end] == buffer[size:end], "other numbers than there were"
         assert _tails(_unpacked(layout, again, size)) == _tails(fields), "another tail"
     if layout is messages.DROP:
-        pairs = frames.unpack_pairs(fields[0])
-        assert frames.pack_pairs(pairs) == fields[0], "other objects than there were"
+        drops = frames.unpack_drops(fields[0])
+        assert frames.pack_drops(drops) == fields[0], "other objects than there were"
         return
     packed = pack(*_meant(layout, fields))
     fields = _unpacked(layout, packed, size)

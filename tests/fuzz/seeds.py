@@ -70,7 +70,7 @@ def requests() -> Iterator[tuple[str, bytes]]:
     made = write.request.requests(write.class_, write.type)(7, *WHO, *_values(write.request))
     yield "room", _in_the_room(made, write.request)
     drop = messages.DROP.requests(Class.OWN, Own.DROP, faf=True)
-    dropped = drop(0, *WHO, frames.pack_pairs([(5, 1), (6, 2)]))
+    dropped = drop(0, *WHO, frames.pack_drops([(5, 1, 0), (6, 2, 1)]))
     yield "drop", dropped
     yield "two", dropped + messages.PING.requests(Class.OWN, Own.PING)(8, *WHO)
     for label, kind, layout in _distinct(UPCALL_RESULTS):

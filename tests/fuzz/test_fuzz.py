@@ -90,11 +90,13 @@ def test_the_seeds_are_frames_of_every_body(name: str) -> None:
         assert next(packets(frame, name), None), f"{label} is refused"
 
 
-@pytest.mark.parametrize(("operation", "node", "number"), [("suspend", 0, 77), ("reclaim", 77, 1)])
-def test_what_was_found_before(operation: str, node: int, number: int) -> None:
+@pytest.mark.parametrize(
+    ("operation", "node", "numbers"), [("suspend", 0, (77,)), ("reclaim", 77, (1, 0))]
+)
+def test_what_was_found_before(operation: str, node: int, numbers: tuple[int, ...]) -> None:
     """Numbers that stand for nothing ended the file server, in messages that nobody answers."""
     row = ROWS[operation]
-    frame = row.request.requests(row.class_, row.type, faf=True)(0, node, *ends.WHO, number)
+    frame = row.request.requests(row.class_, row.type, faf=True)(0, node, *ends.WHO, *numbers)
     assert decode(frame, "requests", ends.ROOM) == 1
     assert ends.served(frame, b"") == []
 

@@ -186,7 +186,7 @@ class Whole(puffs.FileSystem[int]):
     def mount(self) -> int:
         return 1
 
-    def lookup(self, dir: int, name: str, cred: puffs.Cred) -> int:
+    def lookup(self, dir: int, name: str, cred: puffs.Cred) -> int | puffs.Entry:
         raise FileNotFoundError(name)
 
     def getattr(self, node: int, file: object = None) -> puffs.Attr:
@@ -264,3 +264,47 @@ def test_nobody_asks_before_it_was_told_that_it_is_mounted(tmp_path: Path) -> No
         writer.close()
         assert isolated.peer.drain(SECONDS)
         assert [call.outcome().blocks for call in asked] == [1] * 8
+
+
+class Closing(Whole):
+    """Takes its time to close a file, until a fifo is written to, and prints what it was told."""
+
+    def __init__(self, gate: Path) -> None:
+        self.gate = gate
+
+    def lookup(self, dir: int, name: str, cred: puffs.Cred) -> puffs.Entry:
+        return puffs.Entry(len(name), ATTR)
+
+    def open(self, node: int, flags: int, cred: puffs.Cred) -> str:
+        return "what is open"
+
+    def close(self, node: int, file: str, flags: int) -> None:
+        print("closing", flush=True)
+        self.gate.read_bytes()
+        print("closed", node, file, flush=True)
+
+    def reclaim(self, node: int) -> None:
+        print("reclaimed", node, flush=True)
+
+    def statvfs(self) -> puffs.StatVfs:
+        return puffs.StatVfs()
+
+
+def test_no_thread_forgets_what_another_one_is_told_of(
+    tmp_path: Path, lines: "queue.SimpleQueue[str]"
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    with Isolated(lambda: Closing(gate), Isolation(), threads=2) as isolated:
+        operations = isolated.server.operations()
+        root = operations["mount"]().wait()
+        node = operations["lookup"](root, "a name", CRED).wait().node
+        operations["close"](node, operations["open"](node, os.O_RDONLY, CRED).wait(), 0)
+        assert not isolated.server.known.dropped(1), "what is open is given back by its close"
+        assert lines.get(timeout=SECONDS).endswith("closing")
+        operations["reclaim"](node)
+        operations["statvfs"]().wait()  # by the other thread, which was told of the reclaim before
+        gate.write_bytes(b"")
+        told = [lines.get(timeout=SECONDS) for _ in range(2)]
+        assert told[0].endswith("closed 6 what is open")
+        assert told[1].endswith("reclaimed 6")

@@ -128,9 +128,9 @@ def test_records_by_hand() -> None:
         (-1, 17, 0o10, b"abc", None),
         (2, 0, 0o4, b"", entry),
     ]
-    pairs = u64(2**64 - 1) + u32(3) + u64(4) + u32(2**32 - 1)
-    assert frames.pack_pairs([(2**64 - 1, 3), (4, 2**32 - 1)]) == pairs, AGAIN
-    assert frames.unpack_pairs(memoryview(pairs)) == [(2**64 - 1, 3), (4, 2**32 - 1)]
+    drops = u64(2**64 - 1) + u32(3) + u32(0) + u64(4) + u32(2**32 - 1) + u32(5)
+    assert frames.pack_drops([(2**64 - 1, 3, 0), (4, 2**32 - 1, 5)]) == drops, AGAIN
+    assert frames.unpack_drops(memoryview(drops)) == [(2**64 - 1, 3, 0), (4, 2**32 - 1, 5)]
     groups = u32(0) + u32(2**32 - 1)
     assert frames.pack_groups([0, 2**32 - 1]) == groups, AGAIN
     assert frames.unpack_groups(memoryview(groups)) == (0, 2**32 - 1)
@@ -359,19 +359,20 @@ def test_a_listing_there_and_back(entries: list[Any]) -> None:
 
 
 @given(
-    st.lists(st.tuples(numbers("Q"), numbers("I")), max_size=9), st.lists(numbers("I"), max_size=9)
+    st.lists(st.tuples(numbers("Q"), numbers("I"), numbers("I")), max_size=9),
+    st.lists(numbers("I"), max_size=9),
 )
-def test_lists_there_and_back(pairs: list[tuple[int, int]], groups: list[int]) -> None:
-    assert frames.unpack_pairs(memoryview(frames.pack_pairs(pairs))) == pairs
+def test_lists_there_and_back(drops: list[tuple[int, int, int]], groups: list[int]) -> None:
+    assert frames.unpack_drops(memoryview(frames.pack_drops(drops))) == drops
     assert frames.unpack_groups(memoryview(frames.pack_groups(groups))) == tuple(groups)
 
 
 def test_the_longest_lists() -> None:
-    pairs, groups = [(2, 1)] * frames.PAIRS_MAX, [3] * frames.GROUPS_MAX
-    assert frames.unpack_pairs(memoryview(frames.pack_pairs(pairs))) == pairs
+    drops, groups = [(2, 1, 0)] * frames.DROPS_MAX, [3] * frames.GROUPS_MAX
+    assert frames.unpack_drops(memoryview(frames.pack_drops(drops))) == drops
     assert frames.unpack_groups(memoryview(frames.pack_groups(groups))) == tuple(groups)
     # Nobody answers these, so that they have no room: they must fit.
-    Layout("bytes").requests(Class.OWN, 2)(*HEAD, None, frames.pack_pairs(pairs))
+    Layout("bytes").requests(Class.OWN, 2)(*HEAD, None, frames.pack_drops(drops))
     Layout("cred").requests(Class.VN, 2)(*HEAD, None, (*[0] * 6, frames.pack_groups(groups)))
     entry = frames.pack_dirent(1, 2, 3, bytes(frames.TEXT_MAX), ENTRY)
     assert len(entry) == frames.DIRENT_MAX
@@ -392,14 +393,14 @@ def test_the_longest_lists() -> None:
         lambda: frames.pack_dirent(0, 0, 0, b"", with_entry(0, 256)),
         lambda: frames.pack_dirent(0, 0, 0, b"", with_entry(6, bytes(79))),
         lambda: frames.pack_dirent(0, 0, 0, b"", with_entry(6, bytes(81))),
-        lambda: frames.pack_pairs([(1, 2), (1 << 64, 1)]),
-        lambda: frames.pack_pairs([(1, 2), (1, -1)]),
-        lambda: frames.pack_pairs([(1, 2, 3)]),  # type: ignore[list-item]
-        lambda: frames.pack_pairs([(1, 1)] * (frames.PAIRS_MAX + 1)),
+        lambda: frames.pack_drops([(1, 2, 0), (1 << 64, 1, 0)]),
+        lambda: frames.pack_drops([(1, 2, 0), (1, -1, 0)]),
+        lambda: frames.pack_drops([(1, 2)]),  # type: ignore[list-item]
+        lambda: frames.pack_drops([(1, 1, 0)] * (frames.DROPS_MAX + 1)),
         lambda: frames.pack_groups([1 << 32]),
         lambda: frames.pack_groups([None]),  # type: ignore[list-item]
         lambda: frames.pack_groups([1] * (frames.GROUPS_MAX + 1)),
-        lambda: frames.unpack_pairs(memoryview(bytes(12 * frames.PAIRS_MAX + 12))),
+        lambda: frames.unpack_drops(memoryview(bytes(16 * frames.DROPS_MAX + 16))),
         lambda: frames.unpack_groups(memoryview(bytes(4 * frames.GROUPS_MAX + 4))),
     ],
 )
@@ -419,7 +420,7 @@ def test_a_listing_that_was_cut_or_damaged() -> None:
         except FrameError:
             continue
         assert b"".join(frames.pack_dirent(*entry) for entry in entries) == other
-    for size, unpack in ((12, frames.unpack_pairs), (4, frames.unpack_groups)):
+    for size, unpack in ((16, frames.unpack_drops), (4, frames.unpack_groups)):
         for length in set(range(3 * size)) - {0, size, 2 * size}:
             with pytest.raises(FrameError):
                 unpack(memoryview(bytes(length)))

@@ -4,7 +4,9 @@ files and unfinished listings. Each is a number there.
 The file server keeps an object for as long as it is known here. Nobody has to say when that ends:
 what stands for it here is collected, and its number comes to those that are to be dropped there.
 Since the object may be on its way here again at that moment, it is also told how often it had come
-(2.9: the count of a RECLAIM).
+(2.9: the count of a RECLAIM). And since it may have several threads, of which one reads that before
+another one has read what was sent earlier, it is told how many messages without an answer, as of
+`close`, there were about the object.
 """
 
 import threading
@@ -30,12 +32,15 @@ class Far:
 
 
 class _Ref(ref[Far]):
-    """What is kept of an object: how often it came. When it is collected, its id is noted."""
+    """What is kept of an object: how often it came, and how many messages without an answer were
+    about it. When it is collected, its id is noted.
+    """
 
-    __slots__ = ("id", "told")
+    __slots__ = ("id", "sent", "told")
 
     id: int
     told: int
+    sent: int
 
 
 class Known:
@@ -57,42 +62,50 @@ class Known:
             found = kept() if kept is not None else None
             if found is None:
                 found = Far(id_, fileid)
-                self._keep(found, kept.told if kept is not None else 0)
+                self._keep(found, *((kept.told, kept.sent) if kept is not None else (0, 0)))
             self._refs[id_].told += 1
             return found
 
-    def _keep(self, far: Far, told: int) -> None:
+    def _keep(self, far: Far, told: int, sent: int) -> None:
         # Called on whatever thread, inside of whatever: it must do nothing but this one step.
         collected = self.collected
         kept = _Ref(far, lambda gone: collected.append(gone.id))
-        kept.id, kept.told = far.id, told
+        kept.id, kept.told, kept.sent = far.id, told, sent
         self._refs[far.id] = kept
+
+    def about(self, far: Far) -> None:
+        """A message without an answer is sent about an object."""
+        with self._lock:
+            kept = self._refs.get(far.id)
+            if kept is not None:
+                kept.sent += 1
 
     def find(self, id_: int) -> Far | None:
         """The object with that id, if it is known."""
         kept = self._refs.get(id_)
         return kept() if kept is not None else None
 
-    def give_back(self, far: Far) -> int:
+    def give_back(self, far: Far) -> tuple[int, int]:
         """The file server is told in another way that an object is not known here any more: how
-        often it had come. Should it come again, something else will stand for it.
+        often it had come, and how many messages without an answer were about it. Should it come
+        again, something else will stand for it.
         """
         with self._lock:
             kept = self._refs.get(far.id)
             if kept is None or kept() is not far:
-                return 0
+                return 0, 0
             del self._refs[far.id]
-            return kept.told
+            return kept.told, kept.sent
 
-    def dropped(self, most: int) -> list[tuple[int, int]]:
-        """Take what the file server is to be told of: ids, and how often they had come."""
-        pairs: list[tuple[int, int]] = []
-        while self.collected and len(pairs) < most:
+    def dropped(self, most: int) -> list[tuple[int, int, int]]:
+        """Take what the file server is to be told of: ids, and what `give_back` has of each."""
+        drops: list[tuple[int, int, int]] = []
+        while self.collected and len(drops) < most:
             id_ = self.collected.popleft()
             with self._lock:
                 kept = self._refs.get(id_)
                 if kept is None or kept() is not None:  # it has come again, or was given back
                     continue
                 del self._refs[id_]
-            pairs.append((id_, kept.told))
-        return pairs
+            drops.append((id_, kept.told, kept.sent))
+        return drops

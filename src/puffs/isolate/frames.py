@@ -519,18 +519,20 @@ def unpack_dirents(data: memoryview) -> list[tuple[int, int, int, bytes, Any]]:
     return entries
 
 
-_PAIR: Final = Struct("=QI")
-PAIRS_MAX: Final = 256
+_DROP: Final = Struct("=QII")
+DROPS_MAX: Final = 192
 
 
-def pack_pairs(pairs: Sequence[tuple[int, int]]) -> bytes:
-    """Objects and how often each was told of: `PAIRS_MAX` at most. Raises `FrameError`."""
-    return _pack_each(_PAIR, pairs, PAIRS_MAX, "objects")
+def pack_drops(drops: Sequence[tuple[int, int, int]]) -> bytes:
+    """Objects, how often each was told of, and how many messages without an answer were about it:
+    `DROPS_MAX` at most. Raises `FrameError`.
+    """
+    return _pack_each(_DROP, drops, DROPS_MAX, "objects")
 
 
-def unpack_pairs(data: memoryview) -> list[tuple[int, int]]:
+def unpack_drops(data: memoryview) -> list[tuple[int, int, int]]:
     """The same back. Raises `FrameError`."""
-    return _unpack_each(_PAIR, data, PAIRS_MAX, "objects")
+    return _unpack_each(_DROP, data, DROPS_MAX, "objects")
 
 
 _GROUP: Final = Struct("=I")

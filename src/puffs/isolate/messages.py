@@ -90,7 +90,7 @@ class Row(NamedTuple):
 
     `sorts` are those of its arguments; the first one, if it is a node, stands in the header.
     `request` has the rest, and behind them what only its message has: of `reclaim` how often the
-    node had been told of.
+    node had been told of, and how many messages without an answer were about it.
     """
 
     operation: Operation
@@ -109,7 +109,7 @@ class Row(NamedTuple):
         return self.operation.name
 
 
-_BEHIND: Final = {"reclaim": ("unsigned",)}
+_BEHIND: Final = {"reclaim": ("unsigned", "unsigned")}
 
 ANSWERED: Final = frozenset(("unmounted",))
 """Fire and forget to a file server in this process, and answered by one elsewhere: these are the

@@ -2,7 +2,9 @@
 that are not at their end.
 
 Invariants: a number stands for one object for good; equal cookies have one number as long as it is
-known; what is dropped is forgotten when it was dropped as often as the kernel half was told of it.
+known; what is dropped is forgotten when it was dropped as often as the kernel half was told of it,
+and when all messages about it that have no answer have been served: threads may take them in
+another order than they were sent in.
 """
 
 import errno
@@ -27,12 +29,18 @@ class _Values(dict[int, Any]):
 
 
 class _Kept:
-    __slots__ = ("closed", "fileid", "told")
+    __slots__ = ("closed", "fileid", "served", "told")
 
     def __init__(self, fileid: FileId = (0, 0), closed: Callable[[], None] | None = None) -> None:
         self.fileid = fileid
         self.closed = closed
         self.told = 1
+        self.served = 0
+        """Messages about it without an answer, less those that its drops have counted."""
+
+    @property
+    def gone(self) -> bool:
+        return self.told <= 0 and self.served >= 0
 
 
 class Objects:
@@ -111,16 +119,25 @@ class Objects:
             del self._kept[id_]
             return self.values.pop(id_)
 
-    def drop(self, id_: int, told: int) -> None:
-        """The kernel half has forgotten an object of which it had been told so often. It may be on
-        its way there again, and then it is kept (2.9).
+    def served(self, id_: int) -> None:
+        """A message about an object that has no answer has been served."""
+        self._settle(id_, 0, 1)
+
+    def drop(self, id_: int, told: int, sent: int) -> None:
+        """The kernel half has forgotten an object of which it had been told so often, and about
+        which it has sent so many messages without an answer. The object may be on its way there
+        again, and then it is kept (2.9).
         """
+        self._settle(id_, told, -sent)
+
+    def _settle(self, id_: int, told: int, served: int) -> None:
         with self._lock:
             kept = self._kept.get(id_)
             if kept is None:
                 return
             kept.told -= told
-            if kept.told > 0:
+            kept.served += served
+            if not kept.gone:
                 return
             del self._kept[id_]
             value = self.values.pop(id_)

@@ -97,6 +97,8 @@ class Remote:
         special = {
             "read": self._read,
             "advlock": self._advlock,
+            "close": self._close,
+            "closedir": self._close,
             "reclaim": self._reclaim,
             "snapshot": self._snapshot,
             "unmount": self._unmount,
@@ -179,11 +181,13 @@ class Remote:
 
     def _fire(self, row: Row) -> Callable[..., None]:
         peer, known, values_of = self._peer, self.known, self._values(row)
-        pack = row.request.requests(row.class_, row.type, faf=True)
+        pack, about_node = row.request.requests(row.class_, row.type, faf=True), row.about_node
 
         def operation(*args: Any) -> None:
             if known.collected:
                 self._drop()
+            if about_node:
+                known.about(args[0])
             id_, values = values_of(args)
             frame = pack(0, id_, *_caller(), NO_ROOM, None, *values)
             peer.fire(Message(row.name, partial(_packed, frame), faf=True))
@@ -236,21 +240,32 @@ class Remote:
 
         return error
 
+    def _close(self, row: Row) -> Callable[..., None]:
+        """The file server knows by it that the open file is not known here any more."""
+        fire, known = self._fire(row), self.known
+
+        def close(node: Far, file: Far | None, *flags: int) -> None:
+            if file is not None:
+                known.give_back(file)
+            fire(node, file, *flags)
+
+        return close
+
     def _reclaim(self, row: Row) -> Callable[..., None]:
         """With it goes how often the node had come (2.4, 2.9)."""
         peer, pack = self._peer, row.request.requests(row.class_, row.type, faf=True)
 
         def reclaim(node: Far) -> None:
-            told = self.known.give_back(node)
-            frame = pack(0, node.id, *_caller(), NO_ROOM, None, told)
+            counts = self.known.give_back(node)
+            frame = pack(0, node.id, *_caller(), NO_ROOM, None, *counts)
             peer.fire(Message(row.name, partial(_packed, frame), faf=True))
 
         return reclaim
 
     def _drop(self) -> None:
         """Tell the file server what is not known here any more, with whatever is sent next."""
-        while pairs := self.known.dropped(frames.PAIRS_MAX):
-            frame = _DROP(0, 0, *NOBODY, NO_ROOM, None, frames.pack_pairs(pairs))
+        while drops := self.known.dropped(frames.DROPS_MAX):
+            frame = _DROP(0, 0, *NOBODY, NO_ROOM, None, frames.pack_drops(drops))
             self._peer.queues.send(Message("drop", partial(_packed, frame), faf=True))
 
     # -------------------------------------------------------------------------------------- results

@@ -181,7 +181,7 @@ class Dispatch:
 
     def _unanswered(self, row: Row, operation: Callable[..., Any]) -> Handler:
         """A handler of what is fire and forget."""
-        args_of = self._args(row)
+        args_of, about_node, served = self._args(row), row.about_node, self._objects.served
 
         def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
             try:
@@ -190,6 +190,8 @@ class Dispatch:
                 logger.error("%s could not be called: %s", row.name, exc)
             else:
                 self._aside(row.name, operation, *args)
+            if about_node:
+                served(header[3])
             if row.name == "mounted":
                 self.mounted.set()
 
@@ -247,17 +249,16 @@ class Dispatch:
         unpack, drop = row.request.unpack, self._objects.drop
 
         def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
-            (told,) = unpack(packet, at, end)
-            drop(header[3], told)
+            drop(header[3], *unpack(packet, at, end))
 
         return handler
 
     # ------------------------------------------------------------------------- messages of our own
 
     def _drop(self, _header: frames.Request, packet: memoryview, at: int, end: int) -> None:
-        (pairs,) = messages.DROP.unpack(packet, at, end)
-        for object_, told in frames.unpack_pairs(pairs):
-            self._objects.drop(object_, told)
+        (drops,) = messages.DROP.unpack(packet, at, end)
+        for dropped in frames.unpack_drops(drops):
+            self._objects.drop(*dropped)
 
     def _interrupt(self, _header: frames.Request, packet: memoryview, at: int, end: int) -> None:
         (id_,) = messages.INTERRUPT.unpack(packet, at, end)
