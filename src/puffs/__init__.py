@@ -25,9 +25,22 @@ if TYPE_CHECKING:
     from puffs.kernel.sizes import StatVfsError as StatVfsError
     from puffs.kernel.sync import Wait as Wait
     from puffs.server.access import check_access as check_access
+    from puffs.server.access import check_make as check_make
+    from puffs.server.access import check_open as check_open
+    from puffs.server.access import check_remove as check_remove
+    from puffs.server.access import check_rename as check_rename
     from puffs.server.access import check_setattr as check_setattr
     from puffs.server.access import check_sticky as check_sticky
+    from puffs.server.access import check_xattr as check_xattr
     from puffs.server.access import inherit as inherit
+    from puffs.server.access import new_acls as new_acls
+    from puffs.server.access import set_acl as set_acl
+    from puffs.server.acl import ACL_ACCESS as ACL_ACCESS
+    from puffs.server.acl import ACL_DEFAULT as ACL_DEFAULT
+    from puffs.server.acl import ACL_NAMES as ACL_NAMES
+    from puffs.server.acl import Acl as Acl
+    from puffs.server.acl import AclEntry as AclEntry
+    from puffs.server.atime import mark_atime as mark_atime
     from puffs.server.attr import Attr as Attr
     from puffs.server.attr import Changes as Changes
     from puffs.server.attr import StatVfs as StatVfs
@@ -65,7 +78,12 @@ _HOME = {
     "puffs.kernel.notice": "Notice",
     "puffs.kernel.sizes": "StatVfsError",
     "puffs.kernel.sync": "Wait",
-    "puffs.server.access": "check_access check_setattr check_sticky inherit",
+    "puffs.server.access": (
+        "check_access check_make check_open check_remove check_rename check_setattr check_sticky "
+        "check_xattr inherit new_acls set_acl"
+    ),
+    "puffs.server.acl": "ACL_ACCESS ACL_DEFAULT ACL_NAMES Acl AclEntry",
+    "puffs.server.atime": "mark_atime",
     "puffs.server.attr": "Attr Changes StatVfs",
     "puffs.server.cred": "Cred caller",
     "puffs.server.filesystem": "FOREVER FileSystem",

@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -10,10 +10,10 @@ import puffs
 from puffs.attach.fuse.abi import FOPEN_DIRECT_IO, KSTATFS, Opcode
 from puffs.kernel.args import REQUEST_MAX, KernelFlag, MountArgs
 from tests.attach.fake_kernel import ROOT, FakeKernel
-from tests.attach.toy import Toy
+from tests.attach.toy import Toy, Unchecked
 
 
-class Trusted(Toy):
+class Trusted(Unchecked):
     name_ttl = 7.0
     attr_ttl = 7.0
     negative_ttl = 7.0
@@ -92,3 +92,15 @@ def test_the_size_of_the_file_system_on_the_wire() -> None:
         reply = kernel.exchange(Opcode.STATFS, ROOT, b"")
         assert (reply.error, reply.body) == (errno.ESTALE, b"")
         assert kernel.mount.sizes.failed(errno.ESTALE).statvfs.blocks == 80
+
+
+def test_no_name_is_trusted_where_the_file_server_decides_who_may_search() -> None:
+    class Decides(Toy):
+        name_ttl: ClassVar[float] = 7
+        attr_ttl: ClassVar[float] = 7
+        negative_ttl: ClassVar[float] = 7
+
+    with FakeKernel(Decides()) as kernel:
+        entry = kernel.entry(Opcode.LOOKUP, ROOT, b"file")
+        assert (entry["entry_valid"], entry["attr_valid"]) == (0, 7)
+        assert kernel.ask(Opcode.LOOKUP, ROOT, b"nothing").error == errno.ENOENT

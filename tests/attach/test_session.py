@@ -24,7 +24,7 @@ from tests.attach.fake_kernel import (
     unserved,
 )
 from tests.attach.toy import ROOT as ROOT_COOKIE
-from tests.attach.toy import Bare, Toy
+from tests.attach.toy import Bare, Toy, Unchecked
 
 COMPAT = abi.COMPAT_INIT_IN_SIZE
 
@@ -291,7 +291,7 @@ def test_a_failing_error_operation_does_no_harm() -> None:
 
 
 def test_a_name_that_is_not_there_may_be_remembered() -> None:
-    class Remembered(Toy):
+    class Remembered(Unchecked):
         negative_ttl: ClassVar[float] = 2.5
 
     toy = Remembered()
@@ -324,7 +324,7 @@ def test_a_name_that_is_not_there_may_be_remembered() -> None:
     ],
 )
 def test_lifetimes_reach_the_kernel(seconds: float, wire: tuple[int, int]) -> None:
-    toy = Toy()
+    toy = Unchecked()
     with FakeKernel(toy) as kernel:
         attr = toy.attrs[ROOT_COOKIE]
         toy.reply["lookup"] = puffs.Entry(7, attr, name_ttl=seconds, attr_ttl=seconds)

@@ -272,3 +272,10 @@ class Bare(puffs.FileSystem[int]):
 
     def getattr(self, node: int, file: object = None) -> puffs.Attr:
         return puffs.Attr((stat.S_IFDIR if node == ROOT else stat.S_IFREG) | 0o755)
+
+
+class Unchecked(Toy):
+    """The same without `access`: the host decides who may do what, and may remember names."""
+
+    def operations(self) -> dict[str, Callable[..., Any]]:
+        return {name: op for name, op in super().operations().items() if name != "access"}

@@ -14,6 +14,7 @@ from puffs.check.registry import Check, all_checks, select
 from puffs.check.result import Mode, Outcome, Result
 from puffs.check.runner import run
 from puffs.fs.mem import MemFS
+from puffs.server.cred import Cred
 from puffs.server.operations import REQUIRED
 
 MODES = [Mode.IN_PROCESS, pytest.param(Mode.MOUNTED, marks=pytest.mark.fuse)]
@@ -77,8 +78,8 @@ class Unnumbered(MemFS):
     def operations(self) -> Mapping[str, Any]:
         return {name: op for name, op in super().operations().items() if name != "fileid"}
 
-    def _count_in(self, parent: Any, node: Any) -> None:
-        super()._count_in(parent, node)
+    def _count_in(self, parent: Any, node: Any, cred: Cred) -> None:
+        super()._count_in(parent, node, cred)
         node.attr.ino = 0
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 import puffs
 from puffs.fs.mem import MemFS
 from puffs.fs.nodes import Node
+from puffs.server.cred import requester
 
 ROOT = puffs.Cred(0, 0, groups=())
 USER = puffs.Cred(1000, 1000, groups=(100,))
@@ -31,6 +32,26 @@ def new_attr(mode: int, cred: puffs.Cred = ROOT, rdev: int = 0) -> puffs.Attr:
     attr = puffs.Attr(mode, uid=cred.uid, gid=cred.gid, rdev=rdev)
     attr.atime_ns = attr.mtime_ns = attr.ctime_ns = attr.btime_ns = time.time_ns()
     return attr
+
+
+class Quiet:
+    """Who reads without a trace, as with O_NOATIME."""
+
+    def cred(self) -> puffs.Cred:
+        return ROOT
+
+    def noatime(self) -> bool:
+        return True
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """What is read in the body moves no time of access."""
+    token = requester.set(Quiet())
+    try:
+        yield
+    finally:
+        requester.reset(token)
 
 
 class Box:

@@ -14,6 +14,7 @@ from puffs.fs.extents import CHUNK
 from puffs.fs.image import ImageError
 from puffs.fs.mem import MemFS
 from puffs.fs.nodes import FILE_MAX
+from tests.fs.host import acl
 from tests.fs.images import (
     LNK,
     REG,
@@ -101,7 +102,20 @@ BAD: dict[str, tuple[list[Record], str]] = {
         "'user.a' is there twice",
     ),
     "xattr without a name": ([root(), xattr(b"", b"x"), end(1)], "cannot be the name of an ext"),
-    "xattr of no kind": ([root(), xattr(b"system.posix_acl_access", b""), end(1)], "cannot be the"),
+    "xattr of no kind": ([root(), xattr(b"system.other", b""), end(1)], "cannot be the"),
+    "no ACL": ([root(), xattr(b"system.posix_acl_access", b""), end(1)], "no access control list"),
+    "ACL of another mode": (
+        [root(), xattr(b"system.posix_acl_access", acl(user=5)), end(1)],
+        "does not fit the mode 40755",
+    ),
+    "ACL of a link": (
+        [root(), symlink(2, b"s", b"t"), xattr(b"system.posix_acl_access", acl(user=5)), end(2)],
+        "does not fit the mode",
+    ),
+    "default ACL of a file": (
+        [root(), file(2, b"f"), xattr(b"system.posix_acl_default", acl(user=5)), end(2)],
+        "of what is no directory",
+    ),
     "xattr NUL": ([root(), xattr(b"user.a\0b", b""), end(1)], "cannot be the name of an ext"),
     "xattr name": ([root(), xattr(b"user." + b"x" * 251, b""), end(1)], "cannot be the name of an"),
     "xattr beyond": ([root(), xattr(b"user.a", b"", 7), end(1)], "cannot be the name of an ext"),

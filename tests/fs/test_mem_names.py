@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import puffs
-from tests.fs.memory import OLD, ROOT, Box, a_tree, fails, new_attr
+from tests.fs.memory import OLD, ROOT, Box, a_tree, fails, new_attr, quietly
 
 LONG = "n" * 256
 LONG_TEXT = "ä" * 128  # 128 characters, 256 bytes
@@ -205,7 +205,7 @@ def test_a_whiteout_stays_behind() -> None:
 
 # -------------------------------------------------------------------------------------------- times
 
-# What is called, and what moves then: mtime and ctime of the root, of "file", of "fifo".
+# What is called, and what moves then: atime, mtime and ctime of the root, of "file", of "fifo".
 TIMES: list[tuple[str, Callable[[Box], object], str, str, str]] = [
     ("create", lambda b: b.file("new"), "mc", "", ""),
     ("mkdir", lambda b: b.mkdir("new"), "mc", "", ""),
@@ -228,9 +228,9 @@ TIMES: list[tuple[str, Callable[[Box], object], str, str, str]] = [
     ("fallocate", lambda b: b.reserve(b.node("file"), 0, 1), "", "mc", ""),
     ("setxattr", lambda b: b.fs.setxattr(b.node("file"), "user.new", b"", 0), "", "c", ""),
     ("removexattr", lambda b: b.fs.removexattr(b.node("file"), "user.x"), "", "c", ""),
-    ("read", lambda b: b.read(b.node("file")), "", "", ""),
+    ("read", lambda b: b.read(b.node("file")), "", "a", ""),
     ("lookup", lambda b: b.node("file"), "", "", ""),
-    ("readdir", lambda b: b.names(), "", "", ""),
+    ("readdir", lambda b: b.names(), "a", "", ""),
     ("getxattr", lambda b: b.fs.getxattr(b.node("file"), "user.x"), "", "", ""),
 ]
 
@@ -256,6 +256,30 @@ def test_times_move_when_posix_says(
         moved = {"a": attr.atime_ns, "m": attr.mtime_ns, "c": attr.ctime_ns}
         assert {name for name, ns in moved.items() if ns != OLD} == set(moves)
         assert all(before <= moved[name] <= after for name in moves)
+
+
+def test_a_read_moves_the_time_of_access_once_for_each_change() -> None:
+    box = a_tree()
+    box.symlink("symlink", "target")
+    for name, change in (
+        ("file", lambda node: box.write(node, 0, b"x")),
+        ("file", lambda node: box.set(node, mode=0o600)),
+        ("symlink", lambda node: box.set(node, uid=5)),
+    ):
+        node = box.node(name)
+        read = box.fs.readlink if name == "symlink" else box.read
+        with quietly():
+            read(node)
+        seen = []
+        for _ in range(2):
+            box.fs.setattr(node, puffs.Changes(atime_ns=OLD), None, ROOT)
+            read(node)
+            read(node)
+            seen.append(node.attr.atime_ns)
+            read(node)
+            assert node.attr.atime_ns == seen[-1]
+            change(node)
+        assert OLD < seen[0] < seen[1]
 
 
 def test_both_directories_of_a_rename_move_their_times() -> None:

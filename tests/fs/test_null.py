@@ -515,7 +515,6 @@ def test_mode_and_size_change(host: Path) -> None:
     node = passed.node("file")
     assert passed.set(node, puffs.Changes(mode=0o4751)).mode == stat.S_IFREG | 0o4751
     assert passed.set(node, puffs.Changes(size=3)).size == 3
-    assert passed.set(node, puffs.Changes(kill_suidgid=True)).mode == stat.S_IFREG | 0o751
     assert (host / "file").read_text() == "123"
 
 
@@ -526,7 +525,7 @@ def test_the_owner_changes_and_a_mode_given_with_it_stays(host: Path) -> None:
     passed = Passed(host)
     attr = passed.set(passed.node("file"), puffs.Changes(uid=5, mode=0o4755))
     assert (attr.uid, attr.gid, attr.mode & 0o7777) == (5, 0, 0o4755)
-    assert passed.set(passed.node("link"), puffs.Changes(gid=6, kill_suidgid=True)).gid == 6
+    assert passed.set(passed.node("link"), puffs.Changes(gid=6)).gid == 6
     assert os.stat(host / "file").st_gid == 0
 
 

@@ -32,7 +32,7 @@ class Server:
     """A file server of one file, whose operations all succeed."""
 
     name_ttl = attr_ttl = negative_ttl = 1.0
-    name, fhsize, fhflags, asynchronous = "one", 8, 0, False
+    name, fhsize, fhflags, posix_acl, asynchronous = "one", 8, 0, True, False
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         return {name: self._operation(row.result) for name, row in ROWS.items()}
@@ -102,7 +102,7 @@ def _all(reads: int) -> list[bytes]:
             return packets
 
 
-HELLO: Final = Hello("one", frozenset(ROWS), (1.0, 1.0, 1.0), Server.fhsize, Server.fhflags)
+HELLO: Final = Hello("one", frozenset(ROWS), (1.0, 1.0, 1.0), Server.fhsize, Server.fhflags, True)
 
 
 class _Mounted:

@@ -242,6 +242,9 @@ def test_inside_an_operation_a_host_is_told_and_nobody_waits(mount: Mount) -> No
         def cred(self) -> Cred:
             return CRED
 
+        def noatime(self) -> bool:
+            return False
+
     token = requester.set(Asking())
     try:
         notice = mount.invalidate_attr(FILE)

@@ -6,6 +6,7 @@ import pytest
 
 import puffs
 from puffs.attach.local.permissions import Permissions
+from puffs.kernel.vnops import Found, Vnops
 from tests.kernel.little import Little, mounted
 
 MINE = puffs.Attr(stat.S_IFREG | 0o644, uid=1000, gid=7)
@@ -25,6 +26,7 @@ def test_set_group_id_is_dropped_and_sticky_is_not_minded(
     gid: int, groups: tuple[int, ...], asked: int, given: int
 ) -> None:
     mount, _ = mounted(Little())
+    vnops, found = Vnops(mount, puffs.Cred(1000, gid)), Found(mount.root(), MINE)
     changes = puffs.Changes(mode=asked)
-    Permissions(mount, puffs.Cred(1000, gid, groups=groups)).set(MINE, changes)
+    Permissions(vnops, puffs.Cred(1000, gid, groups=groups)).set(found, changes)
     assert changes.mode == given

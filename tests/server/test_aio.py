@@ -23,6 +23,9 @@ class Asker:
     def cred(self) -> Cred:
         return Cred(self.uid, 0)
 
+    def noatime(self) -> bool:
+        return False
+
     def done(self, result: Any, error: BaseException | None) -> None:
         if error is not None:
             self.result.set_result(error)

@@ -47,8 +47,11 @@ that leads in circles.
 "XATR" is an extended attribute of the last "NODE", each of another name.
 
          0   2  m, the length of the name: 1 to 255
-         2   m  name, with its "user.", "trusted." or "security."; no NUL
-       2+m      value, up to the end: 0 to 65536 bytes
+         2   m  name: more than "user.", "trusted." or "security.", and it begins so; or
+                "system.posix_acl_access", "system.posix_acl_default"; no NUL
+       2+m      value, up to the end: 0 to 65536 bytes. Of the last two it is an ACL as xattr(7)
+                shows it to Linux. That of access is of no symbolic link, says more than the
+                permissions of the mode, and nothing else than they do; the other is a directory's.
 
 "DATA" is what is stored of the contents of the last "NODE", a regular file. What no "DATA" covers
 is a hole. They come in order, at most one for each 65536 bytes.
@@ -422,8 +425,23 @@ class _Reader:
             node.xattrs = {}
         if name in node.xattrs:
             self._refuse(f"the extended attribute {label!r} is there twice")
+        if name in puffs.ACL_NAMES:
+            self._acl(node, name, value)
         self._take(xattr_cost(name, value))
         node.xattrs[name] = value  # in place: nobody else has seen it yet
+
+    def _acl(self, node: Node, name: str, value: bytes) -> None:
+        try:
+            acl = puffs.Acl.parse(value)
+        except OSError:
+            self._refuse(f"the value of {name} is no access control list")
+        if name == puffs.ACL_DEFAULT:
+            if not isinstance(node, Directory):
+                self._refuse(f"{name} of what is no directory")
+            return
+        if isinstance(node, Symlink) or acl.minimal or acl.mode != node.attr.mode & 0o777:
+            self._refuse(f"{name} does not fit the mode {node.attr.mode:o}")
+        node.attr.acl = value
 
     def _data(self, payload: bytes) -> None:
         node = self._last

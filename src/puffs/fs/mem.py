@@ -49,9 +49,9 @@ from puffs.fs.nodes import (
     Symlink,
     change_parent,
     check_replaceable,
+    check_xattr,
     directory,
     error,
-    is_xattr,
     regular,
     xattr_cost,
 )
@@ -104,6 +104,7 @@ class MemFS(puffs.FileSystem[Node]):
     attr_ttl: ClassVar[float] = puffs.FOREVER
     negative_ttl: ClassVar[float] = puffs.FOREVER
     fhsize: ClassVar[int] = _HANDLE.size
+    posix_acl: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -207,27 +208,28 @@ class MemFS(puffs.FileSystem[Node]):
         self, dir: Node, name: str, attr: puffs.Attr, flags: int, cred: puffs.Cred
     ) -> puffs.Entry:
         """Make a regular file. EEXIST, ENOSPC; ENOENT when the directory was removed."""
-        return self._add(dir, name, File(attr))
+        return self._add(dir, name, File(attr), cred)
 
     def mknod(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
         """Make a fifo, socket, device or regular file. Errors as `create`."""
-        return self._add(dir, name, File(attr) if attr.type == stat.S_IFREG else Node(attr))
+        node = File(attr) if attr.type == stat.S_IFREG else Node(attr)
+        return self._add(dir, name, node, cred)
 
     def mkdir(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
         """Make a directory. Errors as `create`."""
-        return self._add(dir, name, Directory(attr))
+        return self._add(dir, name, Directory(attr), cred)
 
     def symlink(
         self, dir: Node, name: str, target: str, attr: puffs.Attr, cred: puffs.Cred
     ) -> puffs.Entry:
         """Make a symbolic link. Errors as `create`."""
-        return self._add(dir, name, Symlink(attr, target))
+        return self._add(dir, name, Symlink(attr, target), cred)
 
     def tmpfile(self, dir: Node, attr: puffs.Attr, flags: int, cred: puffs.Cred) -> puffs.Entry:
         """Make a file without a name; `link` may give it one. ENOSPC."""
         node = File(attr)
         with self._lock:
-            self._count_in(directory(dir), node)
+            self._count_in(directory(dir), node, cred)
             attr.nlink = 0
             self._nameless.add(node)
         return puffs.Entry(node, attr)
@@ -242,7 +244,7 @@ class MemFS(puffs.FileSystem[Node]):
             attr.nlink += 1
             self._nameless.discard(node)
             parent.entries[name] = node
-            attr.ctime_ns = parent.touch()
+            node.changed(parent.touch())
         return puffs.Entry(node, attr)
 
     def remove(self, dir: Node, name: str, cred: puffs.Cred) -> None:
@@ -289,13 +291,14 @@ class MemFS(puffs.FileSystem[Node]):
 
             target.entries[newname] = node
             change_parent(node, source, target)
-            now = node.attr.ctime_ns = target.touch()
+            now = target.touch()
+            node.changed(now)
             if exchange:
                 left = old
             if left is not None:
                 source.entries[name] = left
                 change_parent(left, target, source)
-                left.attr.ctime_ns = now
+                left.changed(now)
             else:
                 del source.entries[name]
             if old is not None and not exchange:
@@ -305,19 +308,24 @@ class MemFS(puffs.FileSystem[Node]):
 
     def readdir(self, dir: Node, offset: int, file: object) -> Iterable[puffs.DirEntry]:
         """The names that are there now, each with its attributes as they are when it is taken."""
-        return directory(dir).listing()
+        parent = directory(dir)
+        self._accessed(parent)
+        return parent.listing()
 
     def readlink(self, node: Node) -> str:
         """The target of a symbolic link. EINVAL for anything else."""
         if not isinstance(node, Symlink):
             raise error(EINVAL)
+        self._accessed(node)
         return node.target
 
     # ----------------------------------------------------------------------------------------- data
 
     def read(self, node: Node, offset: int, size: int, file: object) -> puffs.Buffer:
-        """Bytes of a regular file; holes are zeros. The time of access is left to the host."""
+        """Bytes of a regular file; holes are zeros."""
         source = regular(node)
+        if source.atime_due <= time.time_ns():
+            self._accessed(source)
         size = min(size, source.attr.size - offset)
         if size <= 0:
             return b""
@@ -420,6 +428,7 @@ class MemFS(puffs.FileSystem[Node]):
                 self._account(target, before)
             if not done:
                 raise error(ENOSPC)
+            self._accessed(source)
             self._written(target, to_offset + done)
         return done
 
@@ -435,6 +444,7 @@ class MemFS(puffs.FileSystem[Node]):
         """Change what is set; a file that gets longer grows a hole. EFBIG, EISDIR, EINVAL."""
         attr, size = node.attr, changes.size
         with self._lock:
+            acl, node.atime_due = attr.acl, 0
             if size is None:
                 changes.apply(attr)
             else:
@@ -447,37 +457,41 @@ class MemFS(puffs.FileSystem[Node]):
                     self._account(target, before)
                 changes.apply(attr)
                 attr.blocks = extents.blocks
+            if attr.acl is not acl and attr.acl is not None:
+                self._keep_xattr(node, puffs.ACL_ACCESS, attr.acl)
             if not (size is None and changes.uid is None and changes.gid is None):
                 self._drop_capability(node)
         return attr
 
     def getxattr(self, node: Node, name: str) -> bytes:
         """The value of an extended attribute. ENODATA; EINVAL, EOPNOTSUPP for bad names."""
-        _check_xattr(name)
+        check_xattr(name)
         value = (node.xattrs or {}).get(name)
         if value is None:
             raise error(ENODATA)
         return value
 
     def setxattr(self, node: Node, name: str, value: bytes, flags: int) -> None:
-        """Set an extended attribute. EEXIST, ENODATA, ENOSPC, EOPNOTSUPP.
+        """Set an extended attribute. EEXIST, ENODATA, ENOSPC, EOPNOTSUPP, EINVAL.
 
-        POSIX ACLs are kept as they come; they have no effect on the mode.
+        Those that are POSIX ACLs set the mode too: `puffs.set_acl`.
         """
-        _check_xattr(name)
+        check_xattr(name)
         with self._lock:
-            xattrs = node.xattrs or {}
-            old = xattrs.get(name)
-            if old is not None and flags & os.XATTR_CREATE:
+            there = name in (node.xattrs or {})
+            if there and flags & os.XATTR_CREATE:
                 raise error(EEXIST)
-            if old is None and flags & os.XATTR_REPLACE:
+            if not there and flags & os.XATTR_REPLACE:
                 raise error(ENODATA)
-            cost = xattr_cost(name, value) - (0 if old is None else xattr_cost(name, old))
-            if cost > self._size - self._used:
-                raise error(ENOSPC)
-            node.xattrs = {**xattrs, name: bytes(value)}
-            self._used += cost
-            node.attr.ctime_ns = time.time_ns()
+            kept: bytes | None = value
+            if name in puffs.ACL_NAMES:
+                self._check_room_for(node, name, value)
+                kept = puffs.set_acl(node.attr, name, value, puffs.caller())
+            if kept is not None:
+                self._keep_xattr(node, name, kept)
+            elif there:
+                self._drop_xattr(node, name)
+            node.changed(time.time_ns())
 
     def listxattr(self, node: Node) -> Iterable[str]:
         """The names of the extended attributes."""
@@ -485,21 +499,29 @@ class MemFS(puffs.FileSystem[Node]):
 
     def removexattr(self, node: Node, name: str) -> None:
         """Take an extended attribute away. ENODATA, EOPNOTSUPP."""
-        _check_xattr(name)
+        check_xattr(name)
         with self._lock:
             if name not in (node.xattrs or {}):
                 raise error(ENODATA)
             self._drop_xattr(node, name)
-            node.attr.ctime_ns = time.time_ns()
+            if name == puffs.ACL_ACCESS:
+                node.attr.acl = None
+            node.changed(time.time_ns())
+
+    def _accessed(self, node: Node) -> None:
+        """`node` is being read."""
+        if node.atime_due <= time.time_ns():
+            with self._lock:
+                node.atime_due = puffs.mark_atime(node.attr)
 
     # --------------------------------------------------------------- for callers that hold the lock
 
-    def _add(self, dir: Node, name: str, node: Node) -> puffs.Entry:
+    def _add(self, dir: Node, name: str, node: Node, cred: puffs.Cred) -> puffs.Entry:
         """Give a new file its number and its name."""
         parent = directory(dir)
         with self._lock:
             parent.check_new(name)
-            self._count_in(parent, node)
+            self._count_in(parent, node, cred)
             if isinstance(node, Directory):
                 node.parent = parent
                 parent.attr.nlink += 1
@@ -507,16 +529,23 @@ class MemFS(puffs.FileSystem[Node]):
             parent.touch()
         return puffs.Entry(node, node.attr)
 
-    def _count_in(self, parent: Directory, node: Node) -> None:
+    def _count_in(self, parent: Directory, node: Node, cred: puffs.Cred) -> None:
         """Count a new file, and give it its number and what it inherits. ENOSPC."""
         if self._max_files and self._files >= self._max_files:
             raise error(ENOSPC)
+        puffs.inherit(parent.attr, node.attr)
+        default = (parent.xattrs or {}).get(puffs.ACL_DEFAULT)
+        acls = puffs.new_acls(default, node.attr, cred)
+        cost = sum(map(xattr_cost, acls, acls.values()))
+        if cost > self._size - self._used:
+            raise error(ENOSPC)
+        self._used += cost
+        node.xattrs = acls or None
         self._files += 1
         node.attr.ino = self._next_ino
         node.generation = self._generation
         self._next_ino += 1
         self._by_ino[node.attr.ino] = node
-        puffs.inherit(parent.attr, node.attr)
 
     def _whiteout(self, parent: Directory, cred: puffs.Cred) -> Node:
         """What a rename with RENAME_WHITEOUT leaves behind: the device 0:0."""
@@ -524,13 +553,13 @@ class MemFS(puffs.FileSystem[Node]):
         attr = puffs.Attr(stat.S_IFCHR, uid=cred.uid, gid=cred.gid, btime_ns=now)
         attr.atime_ns = attr.mtime_ns = attr.ctime_ns = now
         node = Node(attr)
-        self._count_in(parent, node)
+        self._count_in(parent, node, cred)
         return node
 
     def _unlinked(self, node: Node, parent: Directory, now: int) -> None:
         """A name of `node` in `parent` is gone."""
         attr = node.attr
-        attr.ctime_ns = now
+        node.changed(now)
         if isinstance(node, Directory):
             node.parent = None
             attr.nlink = 0
@@ -580,7 +609,21 @@ class MemFS(puffs.FileSystem[Node]):
         if end > attr.size:
             attr.size = end
         attr.mtime_ns = attr.ctime_ns = time.time_ns()
+        node.atime_due = 0
         self._drop_capability(node)
+
+    def _check_room_for(self, node: Node, name: str, value: bytes) -> int:
+        """ENOSPC when an extended attribute does not fit; returns how much more room it takes."""
+        old = (node.xattrs or {}).get(name)
+        cost = xattr_cost(name, value) - (0 if old is None else xattr_cost(name, old))
+        if cost > self._size - self._used:
+            raise error(ENOSPC)
+        return cost
+
+    def _keep_xattr(self, node: Node, name: str, value: bytes) -> None:
+        cost = self._check_room_for(node, name, value)
+        node.xattrs = {**(node.xattrs or {}), name: bytes(value)}
+        self._used += cost
 
     def _drop_xattr(self, node: Node, name: str) -> None:
         xattrs = dict(node.xattrs or {})
@@ -628,8 +671,3 @@ def _number(name: str, value: int | str) -> int:
 def _check_end(offset: int, size: int) -> None:
     if offset > FILE_MAX - size:
         raise error(EFBIG)
-
-
-def _check_xattr(name: str) -> None:
-    if not is_xattr(name):  # "user." is a name without what comes behind its prefix
-        raise error(EINVAL if is_xattr(name + "x") else EOPNOTSUPP)

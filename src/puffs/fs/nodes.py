@@ -12,6 +12,7 @@ from errno import (
     ENOENT,
     ENOTDIR,
     ENOTEMPTY,
+    EOPNOTSUPP,
     ESTALE,
 )
 from typing import Final
@@ -28,9 +29,7 @@ XATTR_MAX: Final = 1 << 16
 FILE_MAX: Final = (1 << 63) - 1
 """The largest size of a file: offsets are signed 64 bits (off_t)."""
 
-# Not system.posix_acl_*: who sets an ACL relies on it to set the mode, too, which only a file
-# system that knows ACLs does. Told that they are not supported, cp(1) and the like use chmod(2).
-_XATTR: Final = re.compile(r"(user|trusted|security)\..+", re.DOTALL)
+_XATTR: Final = re.compile(r"(user|trusted|security)\.(.*)", re.DOTALL)
 
 
 def error(code: int) -> OSError:
@@ -41,18 +40,25 @@ def error(code: int) -> OSError:
 class Node:
     """A file; its own cookie. This class stands for fifos, sockets and devices.
 
-    `attr` is what `getattr` returns, changed in place. `generation` and the inode number together
-    are this file's for ever. Hundreds of thousands of nodes are in memory at once: what a file does
-    not need yet is None. `xattrs` is never changed, but replaced, so that whoever lists it may take
-    his time.
+    `attr` is what `getattr` returns, changed in place; its `acl` is among `xattrs` too.
+    `generation` and the inode number together are this file's for ever. `atime_due` is the time
+    from which on a read moves its time of access. Hundreds of thousands of nodes are in memory at
+    once: what a file does not need yet is None. `xattrs` is never changed, but replaced, so that
+    whoever lists it may take his time.
     """
 
-    __slots__ = ("attr", "generation", "xattrs")
+    __slots__ = ("atime_due", "attr", "generation", "xattrs")
 
     def __init__(self, attr: puffs.Attr) -> None:
         self.attr = attr
         self.generation = 0
+        self.atime_due = 0
         self.xattrs: dict[str, bytes] | None = None
+
+    def changed(self, now: int) -> None:
+        """It has changed: its time of change, and with the next read that of access, move."""
+        self.attr.ctime_ns = now
+        self.atime_due = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.attr.ino}>"
@@ -145,8 +151,8 @@ class Directory(Node):
 
     def touch(self) -> int:
         """The names in here have changed, now; returns that time."""
-        attr = self.attr
-        attr.mtime_ns = attr.ctime_ns = now = time.time_ns()
+        self.attr.mtime_ns = now = time.time_ns()
+        self.changed(now)
         return now
 
 
@@ -185,7 +191,14 @@ def change_parent(node: Node, source: Directory, target: Directory) -> None:
 
 def is_xattr(name: str) -> bool:
     """Whether a file can have an extended attribute of that name."""
-    return _XATTR.fullmatch(name) is not None
+    found = _XATTR.fullmatch(name)
+    return name in puffs.ACL_NAMES or (found is not None and found[2] != "")
+
+
+def check_xattr(name: str) -> None:
+    """Can a file have an extended attribute of that name? EOPNOTSUPP; EINVAL for no name at all."""
+    if not is_xattr(name):
+        raise error(EINVAL if _XATTR.fullmatch(name) else EOPNOTSUPP)
 
 
 def xattr_cost(name: str, value: bytes) -> int:

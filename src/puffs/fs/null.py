@@ -30,7 +30,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from errno import EINVAL, EISDIR, ENOTDIR, ENXIO, EOPNOTSUPP, ESTALE
+from errno import EINVAL, EISDIR, ENODATA, ENOTDIR, ENXIO, EOPNOTSUPP, ESTALE
 from struct import Struct
 from typing import ClassVar, Final
 
@@ -56,7 +56,6 @@ systems count in steps, of two seconds at most (FAT).
 _NOW: Final = (0, hostcalls.UTIME_NOW)
 _OMIT: Final = (0, hostcalls.UTIME_OMIT)
 _NS: Final = 1_000_000_000
-_DEFAULT_ACL: Final = "system.posix_acl_default"
 _AS_OURSELVES: Final = nullcontext()
 
 _GENERATION: Final = Struct("<I")
@@ -85,6 +84,7 @@ class NullFS(puffs.FileSystem[Node]):
         if not stat.S_ISDIR(os.stat(self.directory).st_mode):
             raise OSError(ENOTDIR, os.strerror(ENOTDIR), self.directory)
         self.name_ttl = self.attr_ttl = _seconds(cache)  # type: ignore[misc]
+        self.posix_acl = _keeps_acls(self.directory)  # type: ignore[misc]
 
     # ------------------------------------------------------------------------ the whole file system
 
@@ -169,39 +169,41 @@ class NullFS(puffs.FileSystem[Node]):
         fails with EEXIST if that was asked for.
         """
         fd = self._files.descriptor(dir)
-        mode = stat.S_IMODE(attr.mode)
+        mode, due = self._mode(dir, attr, cred)
         try:
             with self._made_by(cred):
                 file = self._files.opening(os.open, name, flags & _OPEN | _CREATE, mode, dir_fd=fd)
         except FileExistsError:
             raise _error(ESTALE) from None
-        return self._created(file, dir, name, attr, flags)
+        return self._created(file, dir, name, due, flags)
 
     def tmpfile(
         self, dir: Node, attr: puffs.Attr, flags: int, cred: puffs.Cred
     ) -> tuple[puffs.Entry, puffs.Open]:
         """Make and open a file without a name. EOPNOTSUPP where the file system cannot."""
         fd = self._files.descriptor(dir)
-        mode = stat.S_IMODE(attr.mode)
+        mode, due = self._mode(dir, attr, cred)
         with self._made_by(cred):
             file = self._files.opening(
                 os.open, ".", flags & (_OPEN | os.O_EXCL) | _UNNAMED, mode, dir_fd=fd
             )
-        return self._created(file, dir, "", attr, flags)
+        return self._created(file, dir, "", due, flags)
 
     def mknod(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
         """Make a fifo, socket, device or regular file. Errors as mknod(2)."""
         fd = self._files.descriptor(dir)
+        mode, due = self._mode(dir, attr, cred)
         with self._made_by(cred):
-            os.mknod(name, attr.mode, attr.rdev, dir_fd=fd)
-        return self._made(dir, name, attr)
+            os.mknod(name, attr.type | mode, attr.rdev, dir_fd=fd)
+        return self._made(dir, name, attr, due)
 
     def mkdir(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
         """Make a directory. Errors as mkdir(2)."""
         fd = self._files.descriptor(dir)
+        mode, due = self._mode(dir, attr, cred)
         with self._made_by(cred):
-            os.mkdir(name, stat.S_IMODE(attr.mode), dir_fd=fd)
-        return self._made(dir, name, attr)
+            os.mkdir(name, mode, dir_fd=fd)
+        return self._made(dir, name, attr, due)
 
     def symlink(
         self, dir: Node, name: str, target: str, attr: puffs.Attr, cred: puffs.Cred
@@ -354,14 +356,8 @@ class NullFS(puffs.FileSystem[Node]):
         path = descriptor.path
         if changes.uid is not None or changes.gid is not None:
             os.chown(path, _or_same(changes.uid), _or_same(changes.gid))
-        mode = changes.mode
-        if changes.kill_suidgid:
-            attr = _attr(node, os.stat(descriptor))
-            before = attr.mode
-            changes.apply(attr)
-            mode = None if attr.mode == before else stat.S_IMODE(attr.mode)
-        if mode is not None:
-            os.chmod(path, mode)
+        if changes.mode is not None:
+            os.chmod(path, changes.mode)
         if changes.size is not None:
             os.truncate(path if file is None else file, changes.size)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
@@ -373,19 +369,33 @@ class NullFS(puffs.FileSystem[Node]):
         return self.getattr(node)
 
     def getxattr(self, node: Node, name: str) -> bytes:
-        """The value of an extended attribute. Errors as getxattr(2)."""
-        return os.getxattr(self._files.descriptor(node).path, name)
+        """The value of an extended attribute. Errors as getxattr(2).
+
+        A file system of the host that has no ACLs has none that the host here must heed: ENODATA.
+        """
+        try:
+            return os.getxattr(self._files.descriptor(node).path, name)
+        except OSError as exc:
+            if exc.errno == EOPNOTSUPP and self.posix_acl and name in puffs.ACL_NAMES:
+                raise _error(ENODATA) from None
+            raise
 
     def setxattr(self, node: Node, name: str, value: bytes, flags: int) -> None:
-        """Set an extended attribute. Errors as setxattr(2)."""
-        os.setxattr(self._files.descriptor(node).path, name, value, flags)
+        """Set an extended attribute. Errors as setxattr(2).
+
+        An ACL sets the mode too, on the host. That takes set-group-ID from who is not in the group
+        of the file; to the host it is this process that sets it.
+        """
+        descriptor = self._files.descriptor(node)
+        os.setxattr(descriptor.path, name, value, flags)
+        if name == puffs.ACL_ACCESS:
+            st, caller = os.stat(descriptor), puffs.caller()
+            if st.st_mode & stat.S_ISGID and not (caller.superuser or caller.in_group(st.st_gid)):
+                os.chmod(descriptor.path, stat.S_IMODE(st.st_mode) & ~stat.S_ISGID)
 
     def listxattr(self, node: Node) -> Iterable[str]:
-        """The names of the extended attributes; those of the superuser only for him (xattr(7))."""
-        names = os.listxattr(self._files.descriptor(node).path)
-        if any(map(_is_trusted, names)) and not puffs.caller().superuser:
-            return [name for name in names if not _is_trusted(name)]
-        return names
+        """The names of the extended attributes. Errors as listxattr(2)."""
+        return os.listxattr(self._files.descriptor(node).path)
 
     def removexattr(self, node: Node, name: str) -> None:
         """Take an extended attribute away. Errors as removexattr(2)."""
@@ -414,28 +424,43 @@ class NullFS(puffs.FileSystem[Node]):
             return _AS_OURSELVES
         return actor.acting_as(cred.uid, cred.gid)
 
-    def _made(self, dir: Node, name: str, attr: puffs.Attr) -> puffs.Entry:
-        """The entry of a file that was just made."""
+    def _mode(self, dir: Node, attr: puffs.Attr, cred: puffs.Cred) -> tuple[int, int]:
+        """With which permissions a new file is made, and which of them it is to have for certain.
+
+        In a directory with a default ACL the host narrows them by that. In any other the umask of
+        the caller does, and that of this process does not. [umask(2), acl(5)]
+        """
+        mode = stat.S_IMODE(attr.mode)
+        try:
+            os.getxattr(self._files.descriptor(dir).path, puffs.ACL_DEFAULT)
+        except OSError:
+            mode &= ~(cred.umask & 0o777)
+            return mode, mode & 0o777
+        return mode, 0
+
+    def _made(self, dir: Node, name: str, attr: puffs.Attr, due: int) -> puffs.Entry:
+        """The entry of a file that was just made, and is to have the permissions `due`."""
         node, st = self._files.find(dir, name)
         # Others may have put something else in its place since: nothing is changed there that the
         # caller could not change himself.
-        if st.st_uid == attr.uid and node.type == attr.type:
-            missing = self._missing(dir, attr, st)
-            if missing:
-                descriptor = self._files.descriptor(node)
-                os.chmod(descriptor.path, stat.S_IMODE(st.st_mode) | missing)
-                st = os.stat(descriptor)
+        missing = due & ~st.st_mode
+        if missing and st.st_uid == attr.uid and node.type == attr.type:
+            descriptor = self._files.descriptor(node)
+            os.chmod(descriptor.path, stat.S_IMODE(st.st_mode) | missing)
+            st = os.stat(descriptor)
         return _entry(node, st)
 
     def _created(
-        self, file: int, dir: Node, name: str, attr: puffs.Attr, flags: int
+        self, file: int, dir: Node, name: str, due: int, flags: int
     ) -> tuple[puffs.Entry, puffs.Open]:
-        """The entry of a file that was just made, and the open file; no `name`: it has none."""
+        """The entry of a file that was just made, and is to have the permissions `due`, and the
+        open file; no `name`: it has none.
+        """
         files = self._files
         try:
-            missing = self._missing(dir, attr, st := os.stat(file))
-            if missing:
-                os.chmod(file, stat.S_IMODE(st.st_mode) | missing)
+            mode = os.stat(file).st_mode
+            if due & ~mode:
+                os.chmod(file, stat.S_IMODE(mode) | due)
             node, st = files.adopt(files.by_descriptor(file), dir if name else None, name)
         except BaseException:
             os.close(file)
@@ -444,20 +469,6 @@ class NullFS(puffs.FileSystem[Node]):
             raise
         files.opened(node)
         return _entry(node, st), _open(node, file, flags)
-
-    def _missing(self, dir: Node, attr: puffs.Attr, st: os.stat_result) -> int:
-        """The permissions that the umask of this process has taken from a new file.
-
-        The caller's own umask was applied before. In a directory with a default ACL that one
-        decides, and no umask does. [umask(2), acl(5)]
-        """
-        missing = attr.mode & ~st.st_mode & 0o777
-        if missing:
-            try:
-                os.getxattr(self._files.descriptor(dir).path, _DEFAULT_ACL)
-            except OSError:
-                return missing
-        return 0
 
 
 def _entry(node: Node, st: os.stat_result) -> puffs.Entry:
@@ -488,12 +499,17 @@ def _or_same(number: int | None) -> int:
     return -1 if number is None else number
 
 
-def _is_trusted(name: str) -> bool:
-    return name.startswith("trusted.")
-
-
 def _error(code: int) -> OSError:
     return OSError(code, os.strerror(code))
+
+
+def _keeps_acls(directory: str) -> bool:
+    """Whether the file system of `directory` has POSIX ACLs."""
+    try:
+        os.getxattr(directory, puffs.ACL_DEFAULT)
+    except OSError as exc:
+        return exc.errno == ENODATA
+    return True
 
 
 def _seconds(cache: float | str) -> float:

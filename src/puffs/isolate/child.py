@@ -81,6 +81,7 @@ def _hello(server: Servable, threads: int) -> bytes:
         (server.name_ttl, server.attr_ttl, server.negative_ttl),
         server.fhsize,
         server.fhflags,
+        server.posix_acl,
     )
 
 

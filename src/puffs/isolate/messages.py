@@ -90,7 +90,8 @@ class Row(NamedTuple):
 
     `sorts` are those of its arguments; the first one, if it is a node, stands in the header.
     `request` has the rest, and behind them what only its message has: of `reclaim` how often the
-    node had been told of, and how many messages without an answer were about it.
+    node had been told of, and how many messages without an answer were about it; of reads whether
+    they are to leave no trace.
     """
 
     operation: Operation
@@ -109,7 +110,10 @@ class Row(NamedTuple):
         return self.operation.name
 
 
-_BEHIND: Final = {"reclaim": ("unsigned", "unsigned")}
+READS: Final = frozenset(("read", "readdir", "readlink"))
+"""What moves times of access, unless its message says otherwise (`Requester.noatime`)."""
+
+_BEHIND: Final = {"reclaim": ("unsigned", "unsigned"), **dict.fromkeys(READS, ("flag",))}
 
 ANSWERED: Final = frozenset(("unmounted",))
 """Fire and forget to a file server in this process, and answered by one elsewhere: these are the
@@ -152,9 +156,8 @@ BY_TYPE: Final[Mapping[int, Row]] = {row.type: row for row in ROWS.values()}
 BITS: Final[Mapping[str, int]] = {name: 1 << bit for bit, name in enumerate(OPERATIONS)}
 """What a file server implements, as bits of a number."""
 
-HELLO: Final = Layout("text", "unsigned", "lifetimes", "unsigned", "unsigned")
-"""Name, operations by their bits, lifetimes, `fhsize`, `fhflags`.
-"""
+HELLO: Final = Layout("text", "unsigned", "lifetimes", "unsigned", "unsigned", "flag")
+"""Name, operations by their bits, lifetimes, `fhsize`, `fhflags`, `posix_acl`."""
 DROP: Final = Layout("bytes")
 INTERRUPT: Final = Layout("unsigned")
 MORE: Final = Layout("unsigned")

@@ -34,17 +34,19 @@ class Hello(NamedTuple):
     lifetimes: tuple[float, float, float]
     fhsize: int
     fhflags: int
+    posix_acl: bool
 
     @classmethod
     def unpack(cls, packet: memoryview, at: int, end: int) -> "Hello":
         """Of the body of a frame. Raises `FrameError`."""
-        name, mask, lifetimes, fhsize, fhflags = messages.HELLO.unpack(packet, at, end)
+        name, mask, lifetimes, fhsize, fhflags, posix_acl = messages.HELLO.unpack(packet, at, end)
         return cls(
             messages.text_in(name),
             frozenset(op for op, bit in messages.BITS.items() if mask & bit),
             lifetimes,
             fhsize,
             fhflags,
+            bool(posix_acl),
         )
 
 
@@ -61,6 +63,7 @@ class Remote:
         self.name = hello.name
         self.name_ttl, self.attr_ttl, self.negative_ttl = hello.lifetimes
         self.fhsize, self.fhflags = hello.fhsize, hello.fhflags
+        self.posix_acl = hello.posix_acl
         more = messages.MORE.requests(Class.OWN, Own.MORE)
         self._kind_of_more = Kind("readdir", Class.OWN, Own.MORE, more, self._decode_more)
         self._results: Final[Mapping[str, Callable[..., Any]]] = {
@@ -96,6 +99,8 @@ class Remote:
         """What it implements, as functions that send the message."""
         special = {
             "read": self._read,
+            "readdir": self._reading,
+            "readlink": self._reading,
             "advlock": self._advlock,
             "close": self._close,
             "closedir": self._close,
@@ -174,10 +179,15 @@ class Remote:
         def read(node: Far, offset: int, size: int, file: Far | None) -> Call:
             if known.collected:
                 self._drop()
-            values = (offset, size, 0 if file is None else file.id)
+            values = (offset, size, 0 if file is None else file.id, _traceless())
             return Call(peer, kind, node.id, _caller(), values, size > SHORT)
 
         return read
+
+    def _reading(self, row: Row) -> Callable[..., Call]:
+        """With it goes whether it is to leave no trace."""
+        plain = self._plain(row)
+        return lambda *args: plain(*args, _traceless())
 
     def _fire(self, row: Row) -> Callable[..., None]:
         peer, known, values_of = self._peer, self.known, self._values(row)
@@ -384,6 +394,12 @@ def _caller() -> tuple[int, int, int]:
     except LookupError:
         return NOBODY
     return cred.uid, cred.gid, cred.tid
+
+
+def _traceless() -> bool:
+    """Whether the read that is being sent is to move no time of access."""
+    who = requester.get(None)
+    return who is not None and who.noatime()
 
 
 def _id_of(thing: object) -> int:

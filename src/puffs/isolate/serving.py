@@ -35,12 +35,19 @@ Handler = Callable[[frames.Request, memoryview, int, int], None]
 class Asker:
     """Who has asked for what is under way (`puffs.server.cred.Requester`)."""
 
-    __slots__ = ("header",)
+    __slots__ = ("header", "traceless")
 
     def __init__(
-        self, header: frames.Request = (0, 0, 0, 0, *frames.NOBODY, frames.NO_ROOM, 0)
+        self,
+        header: frames.Request = (0, 0, 0, 0, *frames.NOBODY, frames.NO_ROOM, 0),
+        traceless: bool = False,
     ) -> None:
         self.header = header
+        self.traceless = traceless
+
+    def noatime(self) -> bool:
+        """Whether this read is to move no time of access."""
+        return self.traceless
 
     def cred(self) -> Cred:
         """The caller."""
@@ -150,13 +157,15 @@ class Dispatch:
             return self._unanswered(row, operation)
         args_of, send, rooms = self._args(row), self._send, self._rooms
         answer, failure = self._answers.packer(row), self._answers.failure(row)
-        own = len(row.operation.args)
+        own, reads = len(row.operation.args), row.name in messages.READS
 
         def handler(header: frames.Request, packet: memoryview, at: int, end: int) -> None:
             id_, room = header[2], header[7]
             try:
                 memory = rooms.memory(room) if room >= 0 else None
                 args = args_of(header, packet, at, end, memory)
+                if reads:
+                    _note(bool(args[own]))
                 result = operation(*args[:own])
                 if type(result) is CoroutineType:
                     result = self._stepped(result, id_, partial(later, id_, memory, args))
@@ -229,7 +238,7 @@ class Dispatch:
         assert isinstance(asker, Asker)
         result = self._stepper.step(begun)
         if result is WAITING:
-            self._under_way[id_] = who = Asker(asker.header)
+            self._under_way[id_] = who = Asker(asker.header, asker.traceless)
             self._stepper.adopt(who, later)
         return result
 
@@ -281,6 +290,13 @@ class Dispatch:
     def _ping(self, header: frames.Request, packet: memoryview, at: int, end: int) -> None:
         messages.PING.unpack(packet, at, end)
         self._send(_pack_ping(header[2], 0, None))
+
+
+def _note(traceless: bool) -> None:
+    """What is asked for now is a read; whether it is to leave no trace."""
+    asker = requester.get(None)
+    if isinstance(asker, Asker):
+        asker.traceless = traceless
 
 
 def _data(field: memoryview) -> memoryview:

@@ -110,6 +110,11 @@ class Servable(Protocol):
         ...
 
     @property
+    def posix_acl(self) -> bool:
+        """Whether it keeps POSIX ACLs."""
+        ...
+
+    @property
     def asynchronous(self) -> bool:
         """Whether an operation may be `async def`."""
         ...

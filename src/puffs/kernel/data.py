@@ -161,6 +161,8 @@ class DataOperations(VnodeOperations):
 
         Without the operation all of a file is data, with a hole at its end (lseek(2)).
         """
+        if offset < 0:
+            raise error(errno.ENXIO)
         cookie = file.vnode.cookie
         operation = self._ops.get("seek")
         if operation is not None:

@@ -111,6 +111,10 @@ class Mount(Messages, Flushing):
                 else f"has unknown operations {sorted(unknown)}"
             )
             raise TypeError(f"{type(server).__name__} {what}: it cannot be mounted")
+        if server.posix_acl and not {"getxattr", "setxattr"} <= self.ops.keys():
+            raise TypeError(
+                f"{type(server).__name__} says posix_acl, but has no getxattr and setxattr for them"
+            )
         self.vnodes = VnodeTable(
             generation=secrets.randbits(32),
             fileid=self.ops.get("fileid"),
@@ -150,6 +154,15 @@ class Mount(Messages, Flushing):
     def read_only(self) -> bool:
         """Whether the file server defines nothing that changes the file system."""
         return CHANGING.isdisjoint(self.ops)
+
+    @property
+    def names_last(self) -> bool:
+        """Whether hosts may remember names at all.
+
+        Not where the file server decides who may search a directory: what one caller has found,
+        another one may not be allowed to.
+        """
+        return not self.args.flags & KernelFlag.NOCACHE_NAME and "access" not in self.ops
 
     @property
     def exports(self) -> bool:

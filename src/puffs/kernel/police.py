@@ -12,6 +12,7 @@ from typing import Final
 
 from puffs.kernel.vnode import Vnode
 from puffs.server.attr import TYPE_BYTE, Attr, StatVfs, as_attr
+from puffs.server.cred import Cred
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Buffer, Cookie, DirEntry, Entry, Lock, Open
 
@@ -197,6 +198,18 @@ def xattr_names(reply: object, cookie: Cookie) -> bytes:
             "LISTEXTATTR", f"listxattr gave {len(listing)} bytes of names", E2BIG, cookie
         )
     return listing
+
+
+def visible(names: bytes, cred: Cred) -> bytes:
+    """Of a listing of extended attributes what `cred` may see: "trusted." is the superuser's.
+
+    [xattr(7)]
+    """
+    if b"trusted." not in names or cred.superuser:
+        return names
+    return b"".join(
+        name + b"\0" for name in names.split(b"\0")[:-1] if not name.startswith(b"trusted.")
+    )
 
 
 def handle(reply: object, size: int, dynamic: bool, cookie: Cookie) -> bytes:

@@ -218,6 +218,7 @@ class Vnops(DataOperations):
         listing: bytes = self._do(
             operation, cookie, then=lambda reply: police.xattr_names(reply, cookie)
         )
+        listing = police.visible(listing, self._cred)
         return [os.fsdecode(name) for name in listing.split(b"\0")[:-1]]
 
     @vop

@@ -147,6 +147,10 @@ class VnodeOperations:
         """Who asks (`puffs.server.cred.Requester`)."""
         return self._cred
 
+    def noatime(self) -> bool:
+        """No open file here says O_NOATIME (`puffs.server.cred.Requester`)."""
+        return False
+
     def by(self, cred: Cred) -> Self:
         """The same operations, asked for by another caller."""
         return type(self)(self.mount, cred, self.reach, self.host)

@@ -14,6 +14,9 @@ import time
 from struct import Struct
 from typing import ClassVar, Final, Self, overload
 
+from puffs.server.acl import Acl
+from puffs.server.cred import Cred
+
 _NS: Final = 1_000_000_000
 
 # size blocks | atime mtime ctime, seconds | the same, nanoseconds | mode nlink uid gid rdev blksize
@@ -92,7 +95,7 @@ class Attr:
     size.
     """
 
-    __slots__ = ("btime_ns", "ino", "wire")
+    __slots__ = ("_acl", "btime_ns", "ino", "wire")
 
     size = _Number("Q", 0)
     blocks = _Number("Q", 8)
@@ -109,6 +112,7 @@ class Attr:
     wire: bytearray
     ino: int
     btime_ns: int | None
+    _acl: bytes | None
 
     def __init__(
         self,
@@ -210,6 +214,20 @@ class Attr:
         """The file type alone: `stat.S_IFDIR`, `stat.S_IFREG`, ..."""
         return stat.S_IFMT(self.mode)
 
+    @property
+    def acl(self) -> bytes | None:
+        """The access ACL of the file, as the value of `puffs.ACL_ACCESS`; None: it has none.
+
+        No host is sent it. It is there for `puffs.check_access` and its like, and `Changes.apply`
+        lets it follow the mode. A file server sets it that keeps ACLs (`FileSystem.posix_acl`).
+        """
+        # Left unset by what makes attributes: these are made for every reply.
+        return getattr(self, "_acl", None)
+
+    @acl.setter
+    def acl(self, value: bytes | None) -> None:
+        self._acl = value
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Attr):
             return NotImplemented
@@ -240,8 +258,9 @@ class Changes:
 
     `mode` holds permission bits only. `atime_now` and `mtime_now` say that the caller asked for
     "now" instead of naming a time (`UTIME_NOW`): `atime_ns` or `mtime_ns` then hold the present,
-    and POSIX asks for write permission only. `kill_suidgid` asks to take set-user-id and
-    set-group-id away, as a write or a change of owner does.
+    and POSIX asks for write permission only. `kill_suidgid` says that set-user-id and set-group-id
+    are taken away on behalf of a write or a change of owner; `mode` is then as that leaves it, and
+    needs no permission.
     """
 
     __slots__ = (
@@ -285,7 +304,7 @@ class Changes:
 
     def apply(self, attr: Attr, now_ns: int | None = None) -> None:
         """Write these changes into `attr`, as `chmod(2)`, `chown(2)`, `truncate(2)` and
-        `utimensat(2)` would.
+        `utimensat(2)` would. Where it has an `acl`, that follows the mode.
 
         The type of the file stays; `ctime_ns` becomes `now_ns` (the clock, when None) unless it was
         set. Permission is the caller's affair: see `puffs.check_setattr`.
@@ -293,12 +312,12 @@ class Changes:
         now = time.time_ns() if now_ns is None else now_ns
         if self.mode is not None:
             attr.mode = stat.S_IFMT(attr.mode) | stat.S_IMODE(self.mode)
+            if attr.acl is not None:
+                attr.acl = Acl.parse(attr.acl).with_mode(self.mode).pack()
         if self.uid is not None:
             attr.uid = self.uid
         if self.gid is not None:
             attr.gid = self.gid
-        if self.kill_suidgid and attr.type == stat.S_IFREG:
-            attr.mode = without_set_id(attr.mode)
         if self.size is not None:
             attr.size = self.size
             attr.blocks = (self.size + 511) >> 9
@@ -308,6 +327,21 @@ class Changes:
         if self.mtime_ns is not None:
             attr.mtime_ns = self.mtime_ns
         attr.ctime_ns = now if self.ctime_ns is None else self.ctime_ns
+
+    def shed(self, attr: Attr, cred: Cred) -> None:
+        """Make what `kill_suidgid` asks for a change of `mode`, for a file that is now like `attr`.
+
+        The kernel half does that before a file server is asked. Set-group-id without permission to
+        execute, which once meant mandatory locking, stays for members of the group.
+        """
+        if not (self.kill_suidgid and stat.S_ISREG(attr.mode)):
+            return
+        before = stat.S_IMODE(attr.mode if self.mode is None else self.mode)
+        after = without_set_id(before)
+        if after & stat.S_ISGID and not (cred.superuser or cred.in_group(attr.gid)):
+            after &= ~stat.S_ISGID
+        if after != before:
+            self.mode = after
 
     def __repr__(self) -> str:
         parts = [

@@ -109,6 +109,10 @@ class Requester(Protocol):
         """The credentials of the caller of the request that is under way."""
         ...
 
+    def noatime(self) -> bool:
+        """Whether the read that is under way is to move no time of access."""
+        ...
+
 
 requester: ContextVar[Requester] = ContextVar("puffs.requester")
 

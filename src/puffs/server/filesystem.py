@@ -37,9 +37,15 @@ class FileSystem(Generic[Node]):
     are `str`, decoded with `os.fsdecode`, so that every name can be given back. Times are integer
     nanoseconds, sizes and offsets are bytes.
 
-    The host checks permissions by the attributes that you report, unless your class defines
-    `access`: then it asks you, and every other operation must check for itself too
-    (`puffs.check_access` and its like help).
+    The host checks permissions by the attributes that you report, and by ACLs if you say that you
+    keep them (`posix_acl`), unless your class defines `access`: then it asks you, and every other
+    operation must check for itself too, by the helper of its name (`puffs.check_open`,
+    `check_remove`, ...; `puffs.server.access` lists them). Both ways give the same answers. In the
+    second one hosts do not remember names, whatever `name_ttl` says: another caller may not be
+    allowed to search the directory.
+
+    Times of modification and change are yours to move, as POSIX says. So is the time of access: see
+    `puffs.mark_atime`.
     """
 
     name_ttl: ClassVar[float] = 1.0
@@ -59,6 +65,15 @@ class FileSystem(Generic[Node]):
     fhflags: ClassVar[int] = 0
     """`puffs.FHFLAG_DYNAMIC`: `fhsize` is the longest, they may be shorter. `puffs.FHFLAG_NFSV2`,
     `FHFLAG_NFSV3`: mounting fails when they are too long for that.
+    """
+    posix_acl: ClassVar[bool] = False
+    """Whether this file server keeps POSIX ACLs. [acl(5)]
+
+    The host then checks permissions by them too. What you do for it: keep the extended attributes
+    `puffs.ACL_ACCESS` and `puffs.ACL_DEFAULT`, as `puffs.set_acl` says; give new files what
+    `puffs.new_acls` makes of the default ACL of their directory, and of `cred.umask`, which is not
+    yet applied to the `attr` that you get; keep `Attr.acl`, which a chmod(2) changes as well.
+    `getxattr` and `setxattr` are needed.
     """
 
     @property
@@ -188,7 +203,8 @@ class FileSystem(Generic[Node]):
         """Make the regular file `name` in `dir` and open it with `flags` (`os.O_RDWR`, ...).
         [open(2) with O_CREAT]
 
-        `attr` has mode (umask applied), owner and times set, ready to be kept. Returns the new
+        `attr` has mode (umask applied, but with `posix_acl`), owner and times set, ready to be
+        kept. Returns the new
         node, or a pair of the node and what `open` would return; with a node alone, `open` is
         called for it. A pair is any tuple of two: a file server whose cookies are such tuples
         returns an `Entry`. The mode does not limit this one open: a file made 0444 may be written
@@ -301,7 +317,7 @@ class FileSystem(Generic[Node]):
     def read(self, node: Node, offset: int, size: int, file: Any) -> Buffer:
         """Up to `size` bytes from `offset`; fewer mean the end of the file.
 
-        [read(2)] A bytes-like object.
+        [read(2)] A bytes-like object. `puffs.mark_atime(attr)` moves the time of access.
         """
         raise NotImplementedError
 
@@ -355,7 +371,9 @@ class FileSystem(Generic[Node]):
         """Change what is set in `changes`: chmod(2), chown(2), truncate(2), utimensat(2).
 
         Return the attributes afterwards to save the host a question. `changes.apply(attr)` does the
-        usual.
+        usual. Before a write, truncation or change of owner that takes set-id bits away, this is
+        called with the `mode` that is left; capabilities ("security.capability") are removed by
+        `removexattr`.
         """
         raise NotImplementedError
 
@@ -363,7 +381,8 @@ class FileSystem(Generic[Node]):
         """May the caller do `mode` (`os.R_OK | os.W_OK | os.X_OK`)? Raise `PermissionError` if not.
         [access(2)]
 
-        Defining this operation moves all permission checks from the host to this file server.
+        Defining this operation moves all permission checks from the host to this file server, but
+        for the sticky bit, which Linux looks at in any case.
         """
         raise NotImplementedError
 
@@ -378,6 +397,8 @@ class FileSystem(Generic[Node]):
         """Set an extended attribute.
 
         `flags`: 0, `os.XATTR_CREATE` (EEXIST) or `os.XATTR_REPLACE` (ENODATA). [setxattr(2)]
+        ACLs (`puffs.ACL_NAMES`) are for those who say `posix_acl`, and go through `puffs.set_acl`;
+        others raise EOPNOTSUPP for them.
         """
         raise NotImplementedError
 

@@ -63,6 +63,8 @@ class PathFileSystem:
     fhsize: ClassVar[int] = 0
     """There are no file handles: a path does not name a file for good."""
     fhflags: ClassVar[int] = 0
+    posix_acl: ClassVar[bool] = False
+    """Whether this file server keeps POSIX ACLs. As `FileSystem.posix_acl`."""
 
     @property
     def asynchronous(self) -> bool:

@@ -112,6 +112,9 @@ class _Nobody:
     def cred(self) -> Cred:
         raise LookupError("nobody called this operation: it comes from the kernel half")
 
+    def noatime(self) -> bool:
+        return False
+
 
 def _log_failure(_result: Any, error: BaseException | None) -> None:
     if error is not None and not isinstance(error, InterruptedError):  # which is a cancelled one

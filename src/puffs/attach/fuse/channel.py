@@ -8,9 +8,10 @@ is under way. Replies are single writes; the kernel takes or refuses each as a w
 import errno
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from struct import Struct
 
-from puffs.attach.fuse.abi import IN_HEADER, OUT_HEADER
+from puffs.attach.fuse.abi import IN_HEADER, OUT_HEADER, READ_IN, Opcode
 from puffs.server.cred import Cred
 from puffs.server.types import Buffer
 
@@ -29,19 +30,35 @@ total_extlen, padding.
 """
 
 _CALLER = slice(4, 7)
+
+_READS_DIRS = frozenset((Opcode.READDIR, Opcode.READDIRPLUS))
+_READS = _READS_DIRS | {Opcode.READ, Opcode.READLINK}
+_FLAGS_AT = BODY + READ_IN.fields["flags"][0]
+_flags_at = Struct("=I").unpack_from
+
+
+def reads_without_trace(options: Sequence[str]) -> frozenset[Opcode]:
+    """What moves no time of access on a mount with these options of mount(8)."""
+    if "noatime" in options:
+        return _READS
+    return _READS_DIRS if "nodiratime" in options else frozenset()
+
+
 _pack_header = OUT_HEADER.struct.pack
 
 
 class Channel:
     """One reader of requests.
 
-    `size` is the length of its buffer in bytes: the largest request, and room to spare. `write` and
+    `size` is the length of its buffer in bytes: the largest request, and room to spare. `traceless`
+    are opcodes of reads that never move a time of access. `write` and
     `writev` are os.write and os.writev, or what somebody who watches the replies put in their place
     before the dispatch table was built.
     """
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, traceless: Container[int] = ()) -> None:
         self.fd = fd
+        self._traceless = traceless
         self.buffer = bytearray(size)
         self.view = memoryview(self.buffer)
         self.write: Callable[[int, bytes], int] = os.write
@@ -72,6 +89,18 @@ class Channel:
         uid, gid, tid = self.header[_CALLER]
         return Cred(uid, gid, tid, umask)
 
+    def noatime(self) -> bool:
+        """Whether the read that is under way is to move no time of access.
+
+        The kernel sends the flags of the open file along, those of open(2).
+        """
+        opcode = self.header[1]
+        if opcode in self._traceless:
+            return True
+        if opcode not in _READS or opcode == Opcode.READLINK:
+            return False
+        return bool(_flags_at(self.buffer, _FLAGS_AT)[0] & os.O_NOATIME)
+
     @staticmethod
     def header_of(request: Buffer) -> Header:
         """The header of a whole request."""
@@ -79,7 +108,7 @@ class Channel:
 
     def request(self) -> "Request":
         """The request that is under way, for an operation that outlives it in the buffer."""
-        return Request(self.header)
+        return Request(self.header, self.noatime())
 
     def send(self, unique: int, *body: Buffer) -> bool:
         """Reply with success and `body`.
@@ -119,11 +148,16 @@ class Channel:
 class Request:
     """A request that has left the buffer: who asked, and for what (`server.cred.Requester`)."""
 
-    __slots__ = ("header", "unique")
+    __slots__ = ("_noatime", "header", "unique")
 
-    def __init__(self, header: Header) -> None:
+    def __init__(self, header: Header, noatime: bool = False) -> None:
         self.header = header
         self.unique = header[2]
+        self._noatime = noatime
+
+    def noatime(self) -> bool:
+        """Whether this read is to move no time of access."""
+        return self._noatime
 
     def cred(self) -> Cred:
         """The caller."""

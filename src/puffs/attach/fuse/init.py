@@ -18,13 +18,16 @@ from puffs.attach.fuse.abi import (
     FUSE_CACHE_SYMLINKS,
     FUSE_DIRECT_IO_ALLOW_MMAP,
     FUSE_DO_READDIRPLUS,
+    FUSE_DONT_MASK,
     FUSE_EXPORT_SUPPORT,
     FUSE_FLOCK_LOCKS,
+    FUSE_HANDLE_KILLPRIV_V2,
     FUSE_INIT_EXT,
     FUSE_MAX_PAGES,
     FUSE_NO_EXPORT_SUPPORT,
     FUSE_NO_OPEN_SUPPORT,
     FUSE_PARALLEL_DIROPS,
+    FUSE_POSIX_ACL,
     FUSE_POSIX_LOCKS,
     FUSE_READDIRPLUS_AUTO,
     FUSE_SETXATTR_EXT,
@@ -63,6 +66,7 @@ _ALWAYS: Final = (
 )
 _FOR_OPERATION: Final = {
     "readdir": FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO,
+    "setattr": FUSE_HANDLE_KILLPRIV_V2,  # else the kernel asks for capabilities before each write
     "advlock": FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS,
 }
 
@@ -140,6 +144,10 @@ def negotiate(
                 errno.EOPNOTSUPP, "this kernel has no write-back cache: omit -o writeback"
             )
         wanted |= FUSE_WRITEBACK_CACHE
+    if mount.server.posix_acl:
+        wanted |= FUSE_DONT_MASK  # a default ACL takes the place of the umask
+        if "access" not in mount.ops:  # with this the kernel checks permissions, by ACLs too
+            wanted |= FUSE_POSIX_ACL
     if mount.exports:
         wanted |= FUSE_EXPORT_SUPPORT
     elif "fileid" not in mount.ops:  # with it, handles are good for what the kernel remembers

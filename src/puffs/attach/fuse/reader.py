@@ -22,7 +22,6 @@ from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.init import Negotiated
 from puffs.attach.fuse.replies import Replies
 from puffs.attach.fuse.writers import Writers
-from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
 from puffs.server.stepping import Stepper
 
@@ -105,11 +104,12 @@ class Reader:
         wakers: Container[int],
         stepper: Stepper | None = None,
         on_table: Callable[[list[Handler]], None] | None = None,
+        traceless: Container[int] = (),
     ) -> None:
         self.mount = mount
         self.unmounted = False
         """Whether that was the end, and no accident."""
-        self.channel = Channel(fd, negotiated.buffer_size)
+        self.channel = Channel(fd, negotiated.buffer_size, traceless)
         self._files = files
         self._flags = negotiated.flags
         self._notify = notify
@@ -121,8 +121,7 @@ class Reader:
         self.held: dict[int, bytes] = {}
         """Requests that are held back, by their unique ids."""
         self._handlers: list[Handler] = []
-        names_last = not mount.args.flags & KernelFlag.NOCACHE_NAME
-        self._negative = names_last and mount.server.negative_ttl > 0
+        self._negative = mount.names_last and mount.server.negative_ttl > 0
         self._flow: Flow = DirectFlow()
         if stepper is not None:
             from puffs.attach.fuse.stepped_flow import SteppedFlow

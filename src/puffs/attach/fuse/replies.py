@@ -131,7 +131,7 @@ class Replies:
         self._flow = flow
         self._tracked = mount.tracks_opens
         asked = mount.args.flags
-        self._names_last = not asked & KernelFlag.NOCACHE_NAME
+        self._names_last = mount.names_last
         self.open_flags = uncached_open_flags if asked & KernelFlag.NOCACHE_PAGE else open_flags
         self.lifetimes = self._lifetimes(server.name_ttl, server.attr_ttl)
         self._build_plain()
@@ -150,7 +150,8 @@ class Replies:
         )
 
     def _lifetimes(self, name_ttl: float, attr_ttl: float) -> Lifetimes:
-        return Lifetimes.of(name_ttl if self._names_last else 0, attr_ttl)
+        lifetimes = Lifetimes.of(name_ttl, attr_ttl)
+        return lifetimes if self._names_last else lifetimes._replace(name=0, name_nsec=0)
 
     def absent(self, unique: int) -> None:
         """A negative entry: the kernel remembers for a while that the name is not there."""

@@ -26,7 +26,7 @@ from puffs.attach.fuse.abi import (
     Opcode,
 )
 from puffs.attach.fuse.cache import KernelCache
-from puffs.attach.fuse.channel import BODY, Channel, Handler, Request
+from puffs.attach.fuse.channel import BODY, Channel, Handler, Request, reads_without_trace
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_major
 from puffs.attach.fuse.mountinfo import covering, find_mount, read_mounts
@@ -82,6 +82,7 @@ class Session:
         found = find_mount(mountpoint)
         self.device = found.device if found is not None else None
         """(major, minor) of the mount; None where it cannot be seen."""
+        self._traceless = reads_without_trace(found.options if found is not None else ())
         self._max_write = max_write
         self._writeback = writeback
         self._on_ready = on_ready
@@ -156,6 +157,7 @@ class Session:
             wakers=self._wakers,
             stepper=stepper,
             on_table=self._on_table,
+            traceless=self._traceless,
         )
         with self._lock:
             self._readers.append(reader)

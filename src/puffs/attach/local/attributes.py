@@ -9,6 +9,7 @@ from typing import Final
 from puffs.attach.local.calls import Calls
 from puffs.attach.local.namei import Path, text_of
 from puffs.kernel.vnops import Found, error
+from puffs.server.acl import ACL_NAMES
 from puffs.server.attr import Changes
 
 _NS: Final = 1_000_000_000
@@ -61,7 +62,7 @@ class AttributeCalls(Calls):
         try:
             with self._found(path, follow_symlinks) as found:
                 if mode != os.F_OK:
-                    self._permissions.may(found.attr, mode)
+                    self._permissions.may(found, mode)
                     self._vnops.access(found.vnode, mode)
                 return True
         except OSError:
@@ -82,6 +83,7 @@ class AttributeCalls(Calls):
                 gid=None if gid == -1 else gid,
                 kill_suidgid=not S_ISDIR(found.attr.mode),
             )
+            changes.shed(found.attr, self._cred)
             self._set(found, changes)
 
     def utime(
@@ -114,15 +116,15 @@ class AttributeCalls(Calls):
                     raise error(errno.EISDIR)
                 if not S_ISREG(found.attr.mode):
                     raise error(errno.EINVAL)
-                self._permissions.may(found.attr, os.W_OK)
+                self._permissions.may(found, os.W_OK)
                 self._truncate(found, length)
 
     def _truncate(self, found: Found, size: int) -> None:
-        changes = Changes(size=size, kill_suidgid=self._permissions.sheds(found.attr))
+        changes = self._permissions.shed(Changes(size=size), found.attr)
         self._vnops.setattr(found.vnode, changes)
 
     def _set(self, found: Found, changes: Changes) -> None:
-        self._permissions.set(found.attr, changes)
+        self._permissions.set(found, changes)
         self._vnops.setattr(found.vnode, changes)
 
     def getxattr(
@@ -131,7 +133,7 @@ class AttributeCalls(Calls):
         """The value of an extended attribute, as `os.getxattr`."""
         with self._found(path, follow_symlinks) as found:
             name = _xattr_name(attribute)
-            self._permissions.xattr(found.attr, name, os.R_OK)
+            self._permissions.xattr(found, name, os.R_OK)
             return self._vnops.getxattr(found.vnode, name)
 
     def setxattr(
@@ -146,7 +148,9 @@ class AttributeCalls(Calls):
         """Set an extended attribute, as `os.setxattr`."""
         with self._found(path, follow_symlinks) as found:
             name = _xattr_name(attribute)
-            self._permissions.xattr(found.attr, name, os.W_OK)
+            self._permissions.xattr(found, name, os.W_OK)
+            if name in ACL_NAMES:
+                flags = 0  # that there is one, or none, makes no difference
             self._vnops.setxattr(found.vnode, name, bytes(value), flags)
 
     def listxattr(self, path: Path = "/", *, follow_symlinks: bool = True) -> list[str]:
@@ -160,8 +164,12 @@ class AttributeCalls(Calls):
         """Take an extended attribute away, as `os.removexattr`."""
         with self._found(path, follow_symlinks) as found:
             name = _xattr_name(attribute)
-            self._permissions.xattr(found.attr, name, os.W_OK)
-            self._vnops.removexattr(found.vnode, name)
+            self._permissions.xattr(found, name, os.W_OK)
+            try:
+                self._vnops.removexattr(found.vnode, name)
+            except OSError as exc:
+                if exc.errno != errno.ENODATA or name not in ACL_NAMES:
+                    raise
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -25,7 +25,7 @@ class Calls:
         self._cred = cred or Cred.current()
         self._host = LocalHost(mount, self._cred, owner)
         self._vnops = self._host.vnops
-        self._permissions = Permissions(mount, self._cred)
+        self._permissions = Permissions(self._vnops, self._cred)
         self._walks = Namei(self._vnops, self._permissions)
         self._device = os.makedev(0, next(_devices))
 
@@ -61,17 +61,19 @@ class Calls:
                 raise error(errno.EEXIST)
             if place.slash and not may_end_in_slash:
                 raise error(errno.ENOENT)
-            self._permissions.make_in(place.dir.attr)
+            self._permissions.make_in(place.dir)
             yield place
 
     def _maker(self, mode: int) -> tuple[Vnops, int]:
-        """The operations for making a file, by a caller with the umask of now; `mode` under it."""
-        cred = self._cred
-        if self._umask_given:
-            return self._vnops, mode & ~cred.umask
-        umask = current_umask()
-        maker = Cred(cred.uid, cred.gid, cred.tid, umask, pid=cred.pid, groups=cred.groups)
-        return self._vnops.by(maker), mode & ~umask
+        """The operations for making a file, by a caller with the umask of now; `mode` under it,
+        unless the file server keeps ACLs and sees to that.
+        """
+        cred, vnops = self._cred, self._vnops
+        if not self._umask_given:
+            umask = current_umask()
+            cred = Cred(cred.uid, cred.gid, cred.tid, umask, pid=cred.pid, groups=cred.groups)
+            vnops = vnops.by(cred)
+        return vnops, mode if self.mount.server.posix_acl else mode & ~cred.umask
 
 
 def current_umask() -> int:

@@ -169,8 +169,9 @@ class LocalFile(io.RawIOBase):
 
     def _shed(self) -> None:
         """Take set-user-id and set-group-id away where a write must (write(2))."""
-        if self._permissions.sheds(self._attr()):
-            self._vnops.setattr(self._file.vnode, Changes(kill_suidgid=True), self._file)
+        changes = self._permissions.shed(Changes(), self._attr())
+        if changes.mode is not None:
+            self._vnops.setattr(self._file.vnode, changes, self._file)
 
     # ------------------------------------------------------------------------------------ position
 
@@ -209,7 +210,7 @@ class LocalFile(io.RawIOBase):
                 raise error(errno.EINVAL)
             changes = Changes(size=size)
             if not self._permissions.never_sheds:
-                changes.kill_suidgid = self._permissions.sheds(self._attr())
+                self._permissions.shed(changes, self._attr())
             self._vnops.setattr(self._file.vnode, changes, self._file)
             return size
 

@@ -114,7 +114,7 @@ class Namei:
             name = place.name = todo.pop()
             if not S_ISDIR(place.dir.attr.mode):
                 raise error(errno.ENOTDIR)
-            search(place.dir.attr)
+            search(place.dir)
             if name == ".":
                 continue
             if name == "..":

@@ -75,7 +75,7 @@ class NameCalls(AttributeCalls):
             self._permissions.change()
             if place.last is None:
                 raise error(errno.ENOENT)
-            self._permissions.take_from(place.dir.attr, place.last.attr, as_dir=True)
+            self._permissions.take_from(place.dir, place.last, as_dir=True)
             self._vnops.rmdir(place.dir.vnode, place.name)
 
     def mknod(self, path: Path, mode: int = 0o600 | S_IFREG, device: int = 0) -> None:
@@ -87,7 +87,7 @@ class NameCalls(AttributeCalls):
             with self._making(path) as place:
                 if kind in (S_IFCHR, S_IFBLK) and not self._cred.superuser:
                     raise error(errno.EPERM)
-                maker, bits = self._maker(S_IMODE(mode))
+                maker, bits = self._maker(self._permissions.given(place.dir, S_IMODE(mode)))
                 made = maker.mknod(place.dir.vnode, place.name, kind | bits, device)
                 self._vnops.forget(made.vnode)
 
@@ -147,7 +147,7 @@ class NameCalls(AttributeCalls):
             if place.last is not None and place.slash and S_ISDIR(place.last.attr.mode):
                 raise error(errno.EISDIR)
             found = place.found()
-            self._permissions.take_from(place.dir.attr, found.attr, as_dir=False)
+            self._permissions.take_from(place.dir, found, as_dir=False)
             self._vnops.remove(place.dir.vnode, place.name)
 
     unlink = remove
@@ -195,16 +195,6 @@ class NameCalls(AttributeCalls):
             raise error(errno.EINVAL if exchange else errno.ENOTEMPTY)
         if target is not None and source.vnode is target.vnode:
             return False
-        permissions = self._permissions
-        permissions.take_from(old.dir.attr, source.attr, as_dir=is_dir)
-        if target is None:
-            permissions.make_in(new.dir.attr)
-        else:
-            as_dir = target_is_dir if exchange else is_dir
-            permissions.take_from(new.dir.attr, target.attr, as_dir=as_dir)
-        if old.dir.vnode is not new.dir.vnode:  # what moves gets another ".."
-            if is_dir:
-                permissions.may(source.attr, os.W_OK)
-            if exchange and target is not None and target_is_dir:
-                permissions.may(target.attr, os.W_OK)
+        as_dir = target_is_dir if exchange else is_dir
+        self._permissions.rename(old.dir, source, new.dir, target, flags, as_dir)
         return True

@@ -267,7 +267,7 @@ class LocalFileSystem(NameCalls):
         raise error(errno.EEXIST)
 
     def _create(self, place: Place, flags: int) -> tuple[OpenFile, Attr]:
-        self._permissions.make_in(place.dir.attr)
+        self._permissions.make_in(place.dir)
         maker, mode = self._maker(0o666)
         found, opened = maker.create(place.dir.vnode, place.name, mode, _open_flags(flags))
         self._vnops.forget(found.vnode)
@@ -291,7 +291,7 @@ class LocalFileSystem(NameCalls):
         is_dir = S_ISDIR(found.attr.mode)
         if is_dir and writing:
             raise error(errno.EISDIR)
-        self._permissions.may(found.attr, _WANTS[flags & os.O_ACCMODE])
+        self._permissions.may(found, _WANTS[flags & os.O_ACCMODE])
         if is_dir:
             raise error(errno.EISDIR)
         if not S_ISREG(found.attr.mode):
@@ -346,7 +346,7 @@ class LocalFileSystem(NameCalls):
             found = place.found()
             if not S_ISDIR(found.attr.mode):
                 raise error(errno.ENOTDIR)
-            self._permissions.may(found.attr, os.R_OK)
+            self._permissions.may(found, os.R_OK)
             directory = self._vnops.opendir(found.vnode, place.dir.attr.ino)
             self._host.handles.add(directory)
         return ScanDir(self, self._host, os.fspath(path), directory)

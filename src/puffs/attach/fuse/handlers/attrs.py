@@ -13,6 +13,7 @@ from puffs.attach.fuse.abi import (
     FATTR_FH,
     FATTR_GID,
     FATTR_KILL_SUIDGID,
+    FATTR_LOCKOWNER,
     FATTR_MODE,
     FATTR_MTIME,
     FATTR_MTIME_NOW,
@@ -34,9 +35,13 @@ from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.attach.fuse.replies import lifetime
 from puffs.kernel import police
+from puffs.server.access import check_access
+from puffs.server.acl import ACL_NAMES
 from puffs.server.attr import Attr, Changes
+from puffs.server.cred import Cred
 
 _NS = 1_000_000_000
+_NO_CHANGES = FATTR_FH | FATTR_LOCKOWNER
 _STATX_BASIC_STATS = 0x7FF
 _STATX_BTIME = 0x800
 
@@ -55,7 +60,10 @@ def changes_of(buffer: bytearray, now_ns: int) -> tuple[Changes, int | None]:
     """A `fuse_setattr_in` as `Changes`, and the `fh` of the open file that it came through."""
     valid, _, fh, size, _, atime, mtime, ctime, *rest = SETATTR_IN.struct.unpack_from(buffer, BODY)
     atime_part, mtime_part, ctime_part, mode, _, uid, gid, _ = rest
-    changes = Changes(kill_suidgid=bool(valid & FATTR_KILL_SUIDGID))
+    # With FUSE_HANDLE_KILLPRIV_V2 a request to change nothing asks to take set-id bits away: it
+    # comes before a write, or for a chown(2) without an owner and a group.
+    kill = valid & FATTR_KILL_SUIDGID or not valid & ~_NO_CHANGES
+    changes = Changes(kill_suidgid=bool(kill))
     if valid & FATTR_MODE:
         changes.mode = S_IMODE(mode)
     if valid & FATTR_UID:
@@ -75,6 +83,20 @@ def changes_of(buffer: bytearray, now_ns: int) -> tuple[Changes, int | None]:
     return changes, fh if valid & FATTR_FH else None
 
 
+def check_shed(attr: Attr, changes: Changes, cred: Cred) -> None:
+    """Set-id bits are taken away for who owns a file, or may write to it: EPERM.
+
+    The kernel has not checked who asks for nothing else: it may be anybody, by chown(2).
+    """
+    alone = changes.size is None and changes.uid is None and changes.gid is None
+    if changes.mode is None or not alone or cred.uid == attr.uid:
+        return
+    try:
+        check_access(attr, os.W_OK, cred)
+    except PermissionError:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from None
+
+
 def _stat(serving: Serving) -> Handlers:
     mount, channel, reply = serving.mount, serving.channel, serving.reply
     buffer, cred, clock = channel.buffer, channel.cred, mount.clock
@@ -90,9 +112,14 @@ def _stat(serving: Serving) -> Handlers:
 
     def setattr_(unique: int, nodeid: int, _length: int) -> Steps:
         changes, fh = changes_of(buffer, clock())
-        vnode = nodes[nodeid]
+        vnode, who = nodes[nodeid], cred()
         file = None if fh is None else file_of[fh]
-        attr = yield fs_setattr(vnode.cookie, changes, file, cred())
+        if changes.kill_suidgid:
+            reply = yield fs_getattr(vnode.cookie, file)
+            before = police.attributes(reply, vnode.cookie, "getattr")
+            changes.shed(before, who)
+            check_shed(before, changes, who)
+        attr = yield fs_setattr(vnode.cookie, changes, file, who)
         if attr is None:
             attr = fs_getattr(vnode.cookie, file)
         else:
@@ -183,23 +210,29 @@ def _xattrs(serving: Serving) -> Handlers:
 
     def listxattr(unique: int, nodeid: int, _length: int) -> Steps:
         room, _ = GETXATTR_IN.struct.unpack_from(buffer, BODY)
-        cookie = nodes[nodeid].cookie
-        names = yield fs_list(cookie)
-        send_sized(police.xattr_names(names, cookie), unique, room)
+        cookie, cred = nodes[nodeid].cookie, channel.cred()
+        names = police.xattr_names((yield fs_list(cookie)), cookie)
+        send_sized(police.visible(names, cred), unique, room)
 
     def setxattr(unique: int, nodeid: int, length: int) -> None:
         size, flags, *_ = set_in.struct.unpack_from(buffer, BODY)
         name, _, value = bytes(view[BODY + set_in.size : length]).partition(b"\0")
         ok(fs_set(nodes[nodeid].cookie, os.fsdecode(name), value[:size], flags), unique)
 
-    def removexattr(unique: int, nodeid: int, length: int) -> None:
+    def removexattr(unique: int, nodeid: int, length: int) -> Steps:
         name = os.fsdecode(bytes(view[BODY : length - 1]))
-        ok(fs_remove(nodes[nodeid].cookie, name), unique)
+        try:
+            yield fs_remove(nodes[nodeid].cookie, name)
+        except OSError as exc:
+            # An ACL that is not there may be taken away, whatever a file server says to that.
+            if name not in ACL_NAMES or mount.errno_of(exc, "removexattr") != errno.ENODATA:
+                raise
+        ok(None, unique)
 
     steps = serving.flow.steps
     return {
         Opcode.GETXATTR: steps(getxattr),
         Opcode.LISTXATTR: steps(listxattr),
         Opcode.SETXATTR: setxattr,
-        Opcode.REMOVEXATTR: removexattr,
+        Opcode.REMOVEXATTR: steps(removexattr),
     }

@@ -170,6 +170,8 @@ def _ranges(serving: Serving) -> Handlers:
     def lseek(unique: int, nodeid: int, _length: int) -> Steps:
         fh, offset, whence, _ = LSEEK_IN.struct.unpack_from(buffer, BODY)
         cookie = nodes[nodeid].cookie
+        if offset >> 63:  # a negative one, as two's complement
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         where = yield fs_seek(cookie, offset, whence, file_of[fh])
         channel.send(unique, LSEEK_OUT.struct.pack(police.position(where, cookie)))
 
