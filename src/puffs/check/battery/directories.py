@@ -187,6 +187,34 @@ def _(t: Target) -> None:
 
 
 @check(
+    "seekdir-while-names-go",
+    "telldir(3), seekdir(3): a position stays good while other names come and go",
+    needs="create remove readdir",
+    mounted_only=True,
+)
+def _(t: Target) -> None:
+    _fill(t, 300)
+    fd = _opened(t)
+    try:
+        entries: list[libc.Dirent] = []
+        while part := libc.getdents(fd, 2000):
+            entries += part
+        named = [entry for entry in entries if entry.name not in (".", "..")]
+        for entry in named[::3]:
+            t.remove(entry.name)
+        t.write("new")
+        for index in (31, 100, 199):
+            os.lseek(fd, named[index].next, os.SEEK_SET)
+            found = [entry.name for entry in libc.getdents(fd, 2000)]
+            stayed = next(e.name for at, e in enumerate(named) if at > index and at % 3)
+            assert stayed in found, f"{stayed} is missing behind entry {index}"
+            before = {entry.name for entry in named[: index + 1]}
+            equal(f"names from before entry {index}", before.intersection(found), set())
+    finally:
+        os.close(fd)
+
+
+@check(
     "listing-in-small-parts",
     "getdents(2): nothing is lost when only few entries fit into the caller's buffer",
     needs="create readdir",

@@ -271,36 +271,3 @@ def _(t: Target) -> None:
     expect(errno.EINVAL, t.readlink, "f")
     expect(errno.EINVAL, t.readlink, "d")
     expect(errno.ENOENT, t.readlink, "missing")
-
-
-@check(
-    "open-nofollow",
-    "open(2) O_NOFOLLOW: ELOOP for a symbolic link",
-    needs="create symlink readlink",
-    mounted_only=True,
-)
-def _(t: Target) -> None:
-    t.write("f")
-    t.symlink("f", "link")
-    expect(errno.ELOOP, os.open, t.at("link"), os.O_RDONLY | os.O_NOFOLLOW)
-    os.close(os.open(t.at("f"), os.O_RDONLY | os.O_NOFOLLOW))
-
-
-@check(
-    "tmpfile",
-    "open(2) O_TMPFILE: a file without a name, which a link may get",
-    needs="create read write tmpfile link readdir",
-    mounted_only=True,
-)
-def _(t: Target) -> None:
-    fd = os.open(t.at("."), os.O_TMPFILE | os.O_RDWR, 0o600)
-    try:
-        os.write(fd, b"content")
-        equal("content", os.pread(fd, 100, 0), b"content")
-        equal("link count", os.fstat(fd).st_nlink, 0)
-        equal("names", t.listdir(), [])
-        # os.link follows the link in /proc only when it is given a descriptor of a directory, too.
-        os.link(f"/proc/self/fd/{fd}", t.at("named"), follow_symlinks=True, dst_dir_fd=fd)
-    finally:
-        os.close(fd)
-    equal("content under its name", t.read("named"), b"content")

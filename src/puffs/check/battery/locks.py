@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import signal
 import struct
 from collections.abc import Callable
 
@@ -87,6 +88,65 @@ def _(t: Target) -> None:
     with t.open("f", "w+b") as file:
         fcntl.lockf(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, 20, 10)
         equal("process that holds the lock", _elsewhere(lambda: _holder(t)), os.getpid())
+
+
+@check(
+    "waiting-lock-is-interrupted",
+    "fcntl(2) F_SETLKW, flock(2): EINTR when a signal comes",
+    needs=FILE,
+    mounted_only=True,
+)
+def _(t: Target) -> None:
+    with t.open("f", "w+b") as file:
+        for take in (fcntl.flock, fcntl.lockf):
+            take(file.fileno(), fcntl.LOCK_EX)
+            equal(
+                f"{take.__name__} in another process",
+                _elsewhere(lambda: _interrupted(t, take)),  # noqa: B023  # called at once
+                errno.EINTR,
+            )
+            take(file.fileno(), fcntl.LOCK_UN)
+
+
+@check(
+    "waiting-lock-is-granted",
+    "fcntl(2) F_SETLKW, flock(2): who waits gets the lock when it is given back",
+    needs=FILE,
+    mounted_only=True,
+)
+def _(t: Target) -> None:
+    with t.open("f", "w+b") as file:
+        for take in (fcntl.flock, fcntl.lockf):
+            take(file.fileno(), fcntl.LOCK_EX)
+            reading, writing = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    with t.open("f", "r+b") as own:
+                        os.write(writing, b"waiting")
+                        take(own.fileno(), fcntl.LOCK_EX)
+                        os._exit(0)
+                finally:
+                    os._exit(1)
+            equal("what it says", os.read(reading, 100), b"waiting")
+            take(file.fileno(), fcntl.LOCK_UN)
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            os.close(reading)
+            os.close(writing)
+            equal(f"exit status of who waited in {take.__name__}", status, 0)
+
+
+def _interrupted(t: Target, take: Callable[[int, int], None]) -> int:
+    """Wait for a lock until a signal comes; how that ends."""
+
+    def stop(*_: object) -> None:
+        raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    with t.open("f", "r+b") as file:
+        take(file.fileno(), fcntl.LOCK_EX)
+    return 0
 
 
 def _flock(fd: int, how: int) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,15 +16,16 @@ OTHER = 65_534
 
 
 @contextmanager
-def other(t: Target) -> Iterator[int]:
-    """Be another user for a while. Gives a descriptor of the directory, to start paths from.
+def other(t: Target, member_of: tuple[int, ...] = ()) -> Iterator[int]:
+    """Be another user for a while, in these supplementary groups.
 
-    A path to the mount point may lead through directories that are closed to others.
+    Gives a descriptor of the directory, to start paths from. A path to the mount point may lead
+    through directories that are closed to others.
     """
     groups, gid = os.getgroups(), os.getegid()
     directory = os.open(t.at("."), os.O_PATH | os.O_DIRECTORY)
     try:
-        os.setgroups([])
+        os.setgroups(member_of)
         os.setegid(OTHER)
         os.seteuid(OTHER)
         yield directory
@@ -79,6 +81,30 @@ def _(t: Target) -> None:
 
         may("open")
         expect(errno.EACCES, may, "closed")
+
+
+@check(
+    "permission-of-supplementary-groups",
+    "credentials(7): each supplementary group counts as the user's group does",
+    needs="create read write setattr",
+    mounted_only=True,
+    root=True,
+)
+def _(t: Target) -> None:
+    t.chmod(".", 0o755)
+    t.write("f")
+    t.chown("f", 0, 4321)
+    t.chmod("f", 0o640)
+    for groups, granted in (((), False), ((4321,), True), ((1, 2, 4321), True), ((1, 2), False)):
+        with other(t, groups) as directory:
+
+            def may() -> None:
+                os.close(os.open("f", os.O_RDONLY, dir_fd=directory))  # at once
+
+            if granted:
+                may()
+            else:
+                expect(errno.EACCES, may)
 
 
 @check(
@@ -216,3 +242,50 @@ def _(t: Target) -> None:
         finally:
             os.close(fd)
     equal("mode", f"{t.mode('f'):o}", "777")
+
+
+@check(
+    "truncate-and-chown-clear-set-id",
+    "truncate(2), chown(2): as a write; of set-group-ID only where the group may execute",
+    needs="create write setattr",
+    mounted_only=True,
+    root=True,
+)
+def _(t: Target) -> None:
+    t.chmod(".", 0o755)
+    for name in ("cut", "given", "emptied"):
+        t.write(name, b"content")
+        t.chown(name, OTHER, OTHER)
+        t.chmod(name, 0o6777)
+    with other(t) as directory:
+        os.truncate(f"/proc/self/fd/{directory}/cut", 3)
+        os.chown("given", -1, OTHER, dir_fd=directory)
+        os.close(os.open("emptied", os.O_WRONLY | os.O_TRUNC, dir_fd=directory))
+    for name in ("cut", "given", "emptied"):
+        equal(f"mode of {name}", f"{t.mode(name):o}", "777")
+    t.chmod("given", 0o6767)
+    t.chown("given", 0, 0)
+    equal("mode of what root has given", f"{t.mode('given'):o}", "2767")
+
+
+@check(
+    "set-group-id-is-for-members",
+    "chmod(2), open(2): who is not in the group of a file cannot give it the bit",
+    needs="create mkdir setattr",
+    mounted_only=True,
+    root=True,
+)
+def _(t: Target) -> None:
+    t.chmod(".", 0o755)
+    t.write("f")
+    t.chown("f", OTHER, 4321)
+    t.mkdir("d")
+    t.chown("d", 0, 4321)
+    t.chmod("d", 0o2777)
+    with other(t) as directory:
+        os.chmod("f", 0o6755, dir_fd=directory)
+        os.close(os.open("d/f", os.O_WRONLY | os.O_CREAT, 0o2755, dir_fd=directory))
+    equal("mode after chmod", f"{t.mode('f'):o}", "4755")
+    st = t.stat("d/f")
+    equal("group of what was made", st.st_gid, 4321)
+    equal("bit of what was made", f"{st.st_mode & stat.S_ISGID:o}", "0")

@@ -72,6 +72,21 @@ def _(t: Target) -> None:
 
 
 @check(
+    "fallocate-of-other-modes",
+    "fallocate(2): EOPNOTSUPP or EINVAL for what is not supported, and nothing happens",
+    needs=FILE,
+    mounted_only=True,
+)
+def _(t: Target) -> None:
+    data = bytes(range(1, 251)) * 80
+    with t.open("f", "w+b") as file:
+        write_at(file, 0, data)
+        for mode in (libc.PUNCH_HOLE, libc.COLLAPSE_RANGE | libc.KEEP_SIZE, 1 << 20):
+            expect((errno.EOPNOTSUPP, errno.EINVAL), t.fallocate, file, mode, 0, 4096)
+        same_data("content", read_at(file, 0), data)
+
+
+@check(
     "seek-data-and-hole",
     "lseek(2) SEEK_DATA, SEEK_HOLE: no data is passed over, and the end is a hole",
     needs="create read write seek",
@@ -91,7 +106,7 @@ def _(t: Target) -> None:
 
 @check(
     "seek-data-past-the-end",
-    "lseek(2) SEEK_DATA, SEEK_HOLE: ENXIO at and past the end of the file",
+    "lseek(2) SEEK_DATA, SEEK_HOLE: ENXIO past the end, and before the beginning",
     needs="create write seek",
 )
 def _(t: Target) -> None:
@@ -100,6 +115,7 @@ def _(t: Target) -> None:
         for whence in (os.SEEK_DATA, os.SEEK_HOLE):
             expect(errno.ENXIO, file.seek, 7, whence)
             expect(errno.ENXIO, file.seek, 100, whence)
+            expect(errno.ENXIO, file.seek, -1, whence)
 
 
 def _fallocate(t: Target, file: File, mode: int, offset: int, length: int) -> None:

@@ -352,6 +352,39 @@ def _(t: Target) -> None:
     expect(errno.ENOENT, t.rename2, "b", "missing", puffs.RENAME_EXCHANGE)
 
 
+@check(
+    "rename-whiteout",
+    "renameat2(2) RENAME_WHITEOUT: the device 0:0 takes the old name",
+    needs="create read write rename mknod",
+    root=True,
+)
+def _(t: Target) -> None:
+    t.write("a", b"content")
+    _flagged(t, "a", "b", puffs.RENAME_WHITEOUT)
+    equal("content under the new name", t.read("b"), b"content")
+    st = t.lstat("a")
+    assert stat.S_ISCHR(st.st_mode), f"the old name is of type {stat.filemode(st.st_mode)}"
+    equal("device number", st.st_rdev, 0)
+
+
+@check(
+    "rename-flags-that-do-not-go-together",
+    "renameat2(2): EINVAL, and both names stay",
+    needs="create read write rename",
+)
+def _(t: Target) -> None:
+    t.write("a", b"from a")
+    t.write("b", b"from b")
+    for flags in (
+        puffs.RENAME_NOREPLACE | puffs.RENAME_EXCHANGE,
+        puffs.RENAME_WHITEOUT | puffs.RENAME_EXCHANGE,
+        1 << 10,
+    ):
+        expect(errno.EINVAL, t.rename2, "a", "b", flags)
+    equal("content of a", t.read("a"), b"from a")
+    equal("content of b", t.read("b"), b"from b")
+
+
 def _flagged(t: Target, old: str, new: str, flags: int) -> None:
     """A rename with flags that a file server need not have."""
     try:

@@ -2,8 +2,11 @@
 
 import errno
 import os
+import stat
 
-from puffs.check.expect import equal, expect, same_data
+from puffs.check import libc
+from puffs.check.battery.permissions import other
+from puffs.check.expect import equal, expect, leave_out, same_data
 from puffs.check.registry import battery
 from puffs.check.target import Target
 
@@ -90,11 +93,68 @@ def _(t: Target) -> None:
     mounted_only=True,
 )
 def _(t: Target) -> None:
-    # os.getxattr starts with room for 128 bytes and asks again on ERANGE.
     t.write("f")
-    for size in (127, 128, 129, 1000):
+    path = t.at("f")
+    for size in (1, 127, 128, 129, 1000):
         t.setxattr("f", "user.a", b"x" * size)
-        equal("length of the value", len(t.getxattr("f", "user.a")), size)
+        for room in (0, size, size + 1):
+            equal(f"length with room for {room}", libc.getxattr(path, "user.a", room), size)
+        if size > 1:
+            expect(errno.ERANGE, libc.getxattr, path, "user.a", size - 1)
+    length = libc.listxattr(path, 0)
+    equal("length of the list", libc.listxattr(path, length), length)
+    expect(errno.ERANGE, libc.listxattr, path, length - 1)
+
+
+@check(
+    "xattr-names",
+    "xattr(7): EOPNOTSUPP for a name space that is not known, ERANGE beyond 255 bytes",
+    needs=ALL,
+)
+def _(t: Target) -> None:
+    t.write("f")
+    for name in ("nothing", "other.name"):
+        expect(errno.EOPNOTSUPP, t.setxattr, "f", name, b"value")
+    longest = "user.".ljust(255, "n")
+    t.setxattr("f", longest, b"value")
+    equal("value of the longest name", t.getxattr("f", longest), b"value")
+    expect(errno.ERANGE, t.setxattr, "f", longest + "n", b"value")
+
+
+@check(
+    "xattr-of-special-files",
+    'xattr(7): "user." is for files and directories only (EPERM)',
+    needs=ALL + " mknod",
+)
+def _(t: Target) -> None:
+    t.mknod("fifo", stat.S_IFIFO | 0o600)
+    expect(errno.EPERM, t.setxattr, "fifo", "user.a", b"value")
+
+
+@check(
+    "xattr-trusted",
+    'xattr(7): "trusted." is the superuser\'s; to others it is not there',
+    needs=ALL,
+    mounted_only=True,
+    root=True,
+)
+def _(t: Target) -> None:
+    t.chmod(".", 0o755)
+    t.write("f")
+    t.chmod("f", 0o666)
+    try:
+        t.setxattr("f", "trusted.a", b"value")
+    except OSError as exc:
+        if exc.errno == errno.EOPNOTSUPP:
+            leave_out('the file server has no "trusted." attributes (EOPNOTSUPP)')
+        raise
+    equal("value", t.getxattr("f", "trusted.a"), b"value")
+    assert "trusted.a" in t.listxattr("f"), "it is not in the list"
+    with other(t) as directory:
+        path = f"/proc/self/fd/{directory}/f"
+        expect(errno.ENODATA, os.getxattr, path, "trusted.a")
+        expect(errno.EPERM, os.setxattr, path, "trusted.b", b"value")
+        equal("names for others", [n for n in os.listxattr(path) if n.startswith("trusted.")], [])
 
 
 def _user(t: Target, path: str) -> list[str]:
