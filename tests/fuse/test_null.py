@@ -1,6 +1,7 @@
 """`null`, mounted: real programs, others at work on the host's directory, and odd surroundings."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import resource
@@ -36,6 +37,9 @@ pytestmark = pytest.mark.fuse
 ASYNC = 0
 """In place of a number of threads: the operations are `async def`."""
 
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+FS_IMMUTABLE_FL, FS_NODUMP_FL = 0x10, 0x40
+
 MS_RDONLY = 1
 MS_REMOUNT = 32
 MS_BIND = 4096
@@ -67,6 +71,23 @@ def passed(serve: Serve, host: Path) -> Pass:
         return serve(make, ["allow_other", f"threads={max(1, threads)}"]).path
 
     return start
+
+
+def flags_of(path: Path) -> int:
+    """The flags that chattr(1) sets. [ioctl_iflags(2)]"""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(8))[:4], sys.byteorder)
+    finally:
+        os.close(fd)
+
+
+def set_flags(path: Path, flags: int) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, flags.to_bytes(4, sys.byteorder) + bytes(4))
+    finally:
+        os.close(fd)
 
 
 def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
@@ -336,6 +357,36 @@ def test_names_of_trusted_attributes_are_for_the_superuser(passed: Pass, host: P
         assert os.listxattr(there / "file") == ["user.open"]
 
     as_user(body, 1000, 1001)
+
+
+@pytest.mark.parametrize("name", ["file", "directory"])
+def test_flags_of_files_are_those_of_the_host(passed: Pass, host: Path, name: str) -> None:
+    (host / "file").write_text("old")
+    (host / "directory").mkdir()
+    there = passed()
+    open_up(there)
+    set_flags(there / name, FS_NODUMP_FL)
+    assert flags_of(host / name) & FS_NODUMP_FL
+    set_flags(host / name, FS_IMMUTABLE_FL)
+    assert flags_of(there / name) & (FS_IMMUTABLE_FL | FS_NODUMP_FL) == FS_IMMUTABLE_FL
+    try:
+        with fails(errno.EPERM):
+            os.setxattr(there / name, "user.x", b"")
+
+        def body() -> None:
+            with fails(errno.EPERM):
+                set_flags(there / name, 0)
+
+        as_user(body, 1000, 1001)
+    finally:
+        set_flags(there / name, 0)
+    assert not flags_of(host / name) & FS_IMMUTABLE_FL
+
+
+def test_other_commands_are_not_known(passed: Pass, host: Path) -> None:
+    (host / "file").touch()
+    with open(passed() / "file") as file, fails(errno.ENOTTY):
+        fcntl.ioctl(file, 0x80046601, bytearray(4))
 
 
 def test_an_unlinked_file_lives_on_while_it_is_open(passed: Pass, host: Path) -> None:

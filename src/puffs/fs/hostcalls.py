@@ -18,6 +18,9 @@ FICLONE: Final = getattr(fcntl, "FICLONE", 0x40049409)  # named from Python 3.12
 UTIME_NOW: Final = (1 << 30) - 1
 UTIME_OMIT: Final = (1 << 30) - 2
 
+FLAG_COMMANDS: Final = frozenset((0x80086601, 0x40086602, 0x801C581F, 0x401C5820))
+"""FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR: see `ioctl_flags`."""
+
 _AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_EMPTY_PATH: Final = 0x1000
@@ -175,6 +178,15 @@ def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int]) -> None
 def ficlone(fd: int, source: int) -> None:
     """Let the file `fd` have the contents of `source` by sharing its blocks. [FICLONE(2const)]"""
     fcntl.ioctl(fd, FICLONE, source)
+
+
+def ioctl_flags(fd: int, command: int, data: bytes, size: int) -> bytes:
+    """Do one of `FLAG_COMMANDS` with `data`; `size` bytes go back. [ioctl_iflags(2), ioctl_xfs(2)]
+
+    The size that is encoded in the first two is that of a long, but they read and write an int.
+    """
+    encoded = command >> 16 & 0x3FFF
+    return fcntl.ioctl(fd, command, data.ljust(encoded, b"\0"))[:size]
 
 
 def syncfs(fd: int) -> None:

@@ -30,7 +30,7 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from errno import EINVAL, EISDIR, ENODATA, ENOTDIR, ENXIO, EOPNOTSUPP, ESTALE
+from errno import EINVAL, EISDIR, ENODATA, ENOTDIR, ENOTTY, ENXIO, EOPNOTSUPP, ESTALE
 from struct import Struct
 from typing import ClassVar, Final
 
@@ -400,6 +400,24 @@ class NullFS(puffs.FileSystem[Node]):
     def removexattr(self, node: Node, name: str) -> None:
         """Take an extended attribute away. Errors as removexattr(2)."""
         os.removexattr(self._files.descriptor(node).path, name)
+
+    def ioctl(
+        self,
+        node: Node,
+        command: int,
+        data: bytes,
+        size: int,
+        file: int | None,
+        cred: puffs.Cred,
+    ) -> bytes:
+        """What lsattr(1) and chattr(1) ask: the flags of a file on the host. ENOTTY for all else.
+
+        Linux has checked that the caller may change them; what they forbid, the host refuses.
+        """
+        if command not in hostcalls.FLAG_COMMANDS:
+            raise _error(ENOTTY)
+        fd = self._files.directory(node) if file is None else file
+        return hostcalls.ioctl_flags(fd, command, data, size)
 
     # ----------------------------------------------------------------------------- open directories
 
