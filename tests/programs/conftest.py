@@ -9,7 +9,7 @@ from tests.programs.places import KINDS, PLAIN, mounted
 
 
 @pytest.fixture(params=PLAIN)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def place(request: pytest.FixtureRequest) -> Iterator[Path]:
     """The mount point of one of the `KINDS`."""
-    with mounted(KINDS[request.param], tmp_path.resolve()) as path:
+    with mounted(KINDS[request.param]) as path:
         yield path

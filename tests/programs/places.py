@@ -1,7 +1,6 @@
 """Where programs run: mounts that `puffs mount` has made and another process serves."""
 
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -52,8 +51,18 @@ def also(*kinds: str) -> pytest.MarkDecorator:
 
 
 @contextmanager
-def mounted(kind: Kind, directory: Path) -> Iterator[Path]:
-    """A mount of this kind, in `directory`; all users may use it, with devices and set-ids.
+def mounted(kind: Kind) -> Iterator[Path]:
+    """A mount of this kind, which all users may come to; what it is a mount of is on the disk."""
+    # Not below pytest's directory: each run of pytest closes that to other users again.
+    with tempfile.TemporaryDirectory(prefix="puffs-", dir="/var/tmp") as name:
+        os.chmod(name, 0o755)
+        with served(kind, Path(name)) as mountpoint:
+            yield mountpoint
+
+
+@contextmanager
+def served(kind: Kind, directory: Path) -> Iterator[Path]:
+    """A mount of this kind in `directory`, for all users, with devices and set-ids.
 
     At the end nobody may have it in use any more, and the server must have had nothing to complain
     about.
@@ -74,7 +83,6 @@ def mounted(kind: Kind, directory: Path) -> Iterator[Path]:
         give_back(mountpoint)
         server.kill()
         server.wait()
-        shutil.rmtree(host)
 
 
 def run(
@@ -110,17 +118,12 @@ def run(
                     problem = f"exit status {process.returncode}"
             except subprocess.TimeoutExpired:
                 problem = f"still running after {seconds} seconds"
-                os.killpg(process.pid, signal.SIGKILL)
+            finally:
+                if process.returncode is None:
+                    os.killpg(process.pid, signal.SIGKILL)
         output.seek(0)
         printed = output.read()
     if problem:
         words = " ".join(map(str, command))
         pytest.fail(f"{words[:500]}\n{problem}\n{printed[-SHOWN:]}", pytrace=False)
     return printed
-
-
-def reachable(path: Path) -> None:
-    """Let other users come to `path`, past the directories that pytest keeps private."""
-    for above in path.parents:
-        if above.is_relative_to(tempfile.gettempdir()) or above.name.startswith("pytest-of-"):
-            above.chmod(above.stat().st_mode | 0o011)

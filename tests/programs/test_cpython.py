@@ -13,7 +13,7 @@ pytestmark = PROGRAM
 
 MODULES: Final = (
     "test_dbm test_dbm_dumb test_dbm_gnu test_dbm_ndbm test_fcntl test_file test_filecmp"
-    " test_fileinput test_fileio test_genericpath test_glob test_io test_largefile test_mailbox"
+    " test_fileinput test_fileio test_genericpath test_glob test_io test_mailbox"
     " test_mmap test_os test_pathlib test_posix test_posixpath test_shelve test_shutil test_sqlite3"
     " test_tarfile test_tempfile test_unicode_file_functions test_zipfile test_zipimport"
 )
