@@ -38,7 +38,7 @@ ASYNC = 0
 """In place of a number of threads: the operations are `async def`."""
 
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
-FS_IMMUTABLE_FL, FS_NODUMP_FL = 0x10, 0x40
+FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NODUMP_FL = 0x10, 0x20, 0x40
 
 MS_RDONLY = 1
 MS_REMOUNT = 32
@@ -381,6 +381,24 @@ def test_flags_of_files_are_those_of_the_host(passed: Pass, host: Path, name: st
     finally:
         set_flags(there / name, 0)
     assert not flags_of(host / name) & FS_IMMUTABLE_FL
+
+
+def test_what_the_host_has_for_appending_only_can_be_appended_to(passed: Pass, host: Path) -> None:
+    (host / "file").write_text("old, ")
+    set_flags(host / "file", FS_APPEND_FL)
+    there = passed()
+    try:
+        with open(there / "file", "a") as file:
+            file.write("new, ")
+            file.flush()
+            file.write("newer")
+        assert (there / "file").read_text() == "old, new, newer"
+        with fails(errno.EPERM):
+            open(there / "file", "r+")
+        with fails(errno.EPERM):
+            os.truncate(there / "file", 0)
+    finally:
+        set_flags(host / "file", 0)
 
 
 def test_other_commands_are_not_known(passed: Pass, host: Path) -> None:

@@ -275,8 +275,7 @@ class NullFS(puffs.FileSystem[Node]):
         if node.type != stat.S_IFREG:  # to open a device or fifo may do something, or wait
             raise _error(EISDIR if node.type == stat.S_IFDIR else ENXIO)
         files = self._files
-        path = files.descriptor(node).path
-        file = files.opening(os.open, path, flags & _OPEN | os.O_CLOEXEC)
+        file = self._open_host(files.descriptor(node).path, flags)
         try:
             st = os.stat(file)
         except BaseException:
@@ -288,6 +287,16 @@ class NullFS(puffs.FileSystem[Node]):
         settled = time.time_ns() - st.st_ctime_ns > _SETTLED_NS
         node.stamp = version if settled else None
         return _open(node, file, flags, keep_cache)
+
+    def _open_host(self, path: str, flags: int) -> int:
+        wanted = flags & _OPEN | os.O_CLOEXEC
+        try:
+            return self._files.opening(os.open, path, wanted)
+        except PermissionError:
+            if not flags & os.O_APPEND:
+                raise
+            # An append-only file is opened in no other way. [FS_IOC_SETFLAGS(2const)]
+            return self._files.opening(os.open, path, wanted | os.O_APPEND)
 
     def close(self, node: Node, file: int, flags: int) -> None:
         """Close the file."""
