@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final
@@ -75,6 +75,21 @@ def run(
     server lives in a process of its own. Raises `CannotStart` before the first result when the file
     server cannot be started at all.
     """
+    with checking(factory, mode, limits, options=options, isolate=isolate) as result_of:
+        for check in applicable(checks, mode):
+            yield result_of(check)
+
+
+@contextmanager
+def checking(
+    factory: Factory,
+    mode: Mode,
+    limits: Limits | None = None,
+    *,
+    options: str = "",
+    isolate: bool = False,
+) -> Iterator[Callable[[Check], Result]]:
+    """As `run`, for checks one by one: what is given runs a check and returns its result."""
     if not __debug__:
         raise CannotStart("the checks are assertions: run them without python -O")
     limits = limits or Limits()
@@ -89,31 +104,43 @@ def run(
             options,
             isolate,
         )
-        worker = WorkerProcess(job, log)
+        workers = Workers(job, log)
         try:
-            try:
-                worker.start()
-            except CannotStart as exc:
-                exc.output = worker.output()
-                raise
-            operations, broken = worker.operations, ""
-            for check in applicable(checks, mode):
-                if reason := why_left_out(check, operations):
-                    yield Result(check, mode, Verdict(Outcome.LEFT_OUT, reason))
-                    continue
-                if worker.gone and not broken:
-                    worker = WorkerProcess(job, log)
-                    try:
-                        worker.start()
-                    except CannotStart as exc:
-                        broken = f"the file server does not start again: {exc}"
-                if broken:
-                    yield Result(check, mode, Verdict(Outcome.ERROR, broken))
-                else:
-                    yield worker.run(check)
-            worker.end()
+            yield workers.result_of
+            workers.worker.end()
         finally:
-            worker.kill()
+            workers.worker.kill()
+
+
+class Workers:
+    """A worker, and its successor whenever one is gone. Raises `CannotStart` for the first."""
+
+    def __init__(self, job: Job, log: IO[bytes]) -> None:
+        self._job = job
+        self._log = log
+        self._broken = ""
+        self.worker = WorkerProcess(job, log)
+        try:
+            self.worker.start()
+        except CannotStart as exc:
+            exc.output = self.worker.output()
+            self.worker.kill()
+            raise
+        self._operations = self.worker.operations
+
+    def result_of(self, check: Check) -> Result:
+        """Run a check, unless it says nothing about this file server."""
+        if reason := why_left_out(check, self._operations):
+            return Result(check, self._job.mode, Verdict(Outcome.LEFT_OUT, reason))
+        if self.worker.gone and not self._broken:
+            self.worker = WorkerProcess(self._job, self._log)
+            try:
+                self.worker.start()
+            except CannotStart as exc:
+                self._broken = f"the file server does not start again: {exc}"
+        if self._broken:
+            return Result(check, self._job.mode, Verdict(Outcome.ERROR, self._broken))
+        return self.worker.run(check)
 
 
 def applicable(checks: Iterable[Check], mode: Mode) -> list[Check]:
