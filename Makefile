@@ -74,7 +74,7 @@ SECONDS ?= 60
 
 for_fuzz = $(MAKE) -s $(FUZZ_STAMP) || echo "make: going on without fuzzing" >&2
 
-.PHONY: help demo test test-full statements fuzz lint format bench clean $(VENV) $(BENCH_VENV)
+.PHONY: help demo test test-full statements operations fuzz lint format bench clean $(VENV) $(BENCH_VENV)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-zA-Z.$$()_-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
@@ -96,6 +96,9 @@ test-full: $(STAMP)  ## the tests and the slow ones: real programs, stress
 
 statements: $(STAMP)  ## what is proved of the reference, into docs/semantics.md (BREAK=1: and by what)
 	@$(PY) -m tests.statements $(if $(BREAK),--break)
+
+operations: $(STAMP)  ## record what the kernel asks for each call, into docs/operations.md
+	@$(PY) -m tests.operations
 
 fuzz: $(FUZZ_STAMP)  ## hostile bytes into the decoders of frames (SECONDS=60 for each)
 	@$(PY) -m tests.fuzz $(SECONDS)
