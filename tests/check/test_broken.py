@@ -398,5 +398,15 @@ def test_a_server_without_mkdir_is_checked_in_its_root(mode: Mode) -> None:
     assert [result.verdict.outcome for result in results] == [Outcome.PASSED] * 3
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_refuses_mkdir_fails_the_checks_of_mkdir_only(mode: Mode) -> None:
+    class Flat(MemFS):
+        def mkdir(self, dir: Any, name: str, attr: Any, cred: Any) -> puffs.Entry:
+            raise OSError(errno.EPERM, "flat")
+
+    names = ["write-and-read-back", "mkdir-mode", "chown"]
+    assert list(failed(run(Flat, mode, select(names)))) == ["mkdir-mode"]
+
+
 def test_what_only_a_mount_has_is_passed_over_in_process() -> None:
     assert list(run(MemFS, Mode.IN_PROCESS, select(["locks"]))) == []

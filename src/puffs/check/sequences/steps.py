@@ -112,7 +112,7 @@ ROWS: Final = (
     Row("setattr", 6, "cut({file}, {offset})"),
     Row("fallocate", 8, "fallocate({fd}, {falloc}, {offset}, {length})"),
     Row("read write", 6, "os.copy_file_range({fd}, {fd}, {length}, {offset}, {offset})"),
-    Row("read write", 2, "os.sendfile({fd}, {fd}, {offset}, {length})"),
+    Row("read write", 2, "send({fd}, {fd}, {offset}, {length})"),
     Row("read write", 6, "mapped_write({fd}, {offset}, {data})"),
     Row("read write", 1, "elsewhere(lambda: mapped_write({fd}, {offset}, {data}))"),
     Row("", 2, "os.fsync({fd})"),
