@@ -30,6 +30,8 @@ class Bad(MemFS):
 
 
 class NoXattrs(MemFS):
+    posix_acl = False
+
     def operations(self):
         return {name: op for name, op in super().operations().items() if "xattr" not in name}
 

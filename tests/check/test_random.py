@@ -217,6 +217,7 @@ def test_what_a_server_does_not_have_is_not_asked_of_it() -> None:
     class Plain(MemFS):
         """No links of any kind, no attributes beside the usual ones, no holes."""
 
+        posix_acl = False
         LACKING: Iterable[str] = ("link", "symlink", "setxattr", "fallocate", "mknod", "tmpfile")
 
         def operations(self) -> Any:
