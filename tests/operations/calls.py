@@ -58,7 +58,7 @@ def _polled(place: Place) -> None:
 
 
 def _ioctl(place: Place) -> None:
-    fcntl.ioctl(place.fd, 0x1234)
+    fcntl.ioctl(place.fd, 0x80086601, bytes(8))  # FS_IOC_GETFLAGS, as lsattr(1)
 
 
 CASES: Final[dict[str, tuple[Case, ...]]] = {

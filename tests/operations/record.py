@@ -41,11 +41,6 @@ class Everything(NullFS):
     def poll(self, node: Any, events: int, file: Any, wake: Callable[[], None] | None) -> int:
         return events
 
-    def ioctl(
-        self, node: Any, command: int, data: bytes, size: int, file: Any, cred: puffs.Cred
-    ) -> int:
-        return 0
-
 
 class Guarded(Everything):
     """The same, which checks permissions itself: all are allowed."""

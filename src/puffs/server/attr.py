@@ -334,7 +334,7 @@ class Changes:
         The kernel half does that before a file server is asked. Set-group-id without permission to
         execute, which once meant mandatory locking, stays for members of the group.
         """
-        if not (self.kill_suidgid and stat.S_ISREG(attr.mode)):
+        if not self.kill_suidgid or stat.S_ISDIR(attr.mode):
             return
         before = stat.S_IMODE(attr.mode if self.mode is None else self.mode)
         after = without_set_id(before)
