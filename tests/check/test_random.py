@@ -76,6 +76,29 @@ def test_for_longer(server: str, options: str, isolate: bool, tmp_path: Path) ->
     search_all(make, options, isolate, LONG_SECONDS)
 
 
+FOUND = {
+    "an attribute without a name": ["os.mknod('a')", "runs(os.getxattr('a', 'user.'))"],
+    "write to a set-id file by who could not open it": [
+        "f0 = os.open('a', os.O_CREAT | os.O_RDWR, 0o4755)",
+        "as_user(1000, lambda: os.pwrite(f0, b'x', 0))",
+    ],
+    "chown of a fifo with set-id bits": [
+        "os.mknod('a', stat.S_IFIFO | 0o4755)",
+        "os.chown('a', 1000, 1000)",
+    ],
+}
+"""What random sequences have found, and what was mended then."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+@pytest.mark.parametrize("lines", FOUND.values(), ids=FOUND)
+def test_what_was_found_once_is_mended(lines: list[str], tmp_path: Path) -> None:
+    for make in (MemFS, null(tmp_path)):
+        with searching(make) as search:
+            found = search.compare(lines)
+        assert found is None, explained(found, 0)
+
+
 # ------------------------------------------------------------------------------ what is found
 
 
