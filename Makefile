@@ -69,6 +69,9 @@ for_programs = ( $(call apt,ls /usr/lib/postgresql/*/bin/initdb,postgresql,a dat
 	( $(call apt,$(PY) -c 'import test.test_os' || /usr/bin/python3 -c 'import test.test_os', \
 		$(testsuite),tests of CPython) ) || true
 
+# How many processes run tests beside each other.
+WORKERS ?= 2
+
 # For how long `make fuzz` fuzzes each decoder.
 SECONDS ?= 60
 
@@ -86,13 +89,11 @@ demo: $(STAMP)  ## mount a file system written in Python, unpack a real tree int
 test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 10 minutes)
 	@$(for_tests)
 	@$(for_fuzz)
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
-test-full: $(STAMP)  ## the tests and the slow ones: real programs, stress
-	@$(for_tests)
+test-full: test  ## the tests and the slow ones: real programs, stress
 	@$(for_programs)
-	@$(for_fuzz)
-	$(PY) -m pytest
+	$(PY) -m pytest -m slow
 
 statements: $(STAMP)  ## what is proved of the reference, into docs/semantics.md (BREAK=1: and by what)
 	@$(PY) -m tests.statements $(if $(BREAK),--break)

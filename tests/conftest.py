@@ -2,9 +2,10 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -24,8 +25,6 @@ for _number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(
             _number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
         )
-
-run_directory = pytest.StashKey[Path]()
 
 
 @cache
@@ -60,31 +59,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _run_directory(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[None]:
+def _run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Send the temporary files of this run, and of every process it starts, to one directory.
 
     A mount below it was made by this run, and not by another one on the same machine.
     """
     base = tmp_path_factory.getbasetemp().resolve()
-    request.config.stash[run_directory] = base
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(base))
         patch.setattr("tempfile.tempdir", None)
         yield
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    base = session.config.stash.get(run_directory, None)
-    if base is None:
-        return
     left = [point for point in puffs_mounts() if Path(point).is_relative_to(base)]
     if left:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-        assert reporter is not None
-        reporter.ensure_newline()
-        for point in left:
-            reporter.line(f"ERROR this run left a mount behind: umount -l {point}", red=True)
+        pytest.fail(f"this run left mounts behind: umount -l {' '.join(left)}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Between processes reports are UTF-8; names of files, and what is said of them, may not be."""
+    return _printable((yield))
+
+
+def _printable(part: Any) -> Any:
+    if isinstance(part, str):
+        return part.encode(errors="backslashreplace").decode()
+    if isinstance(part, dict):
+        return {key: _printable(value) for key, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return type(part)(map(_printable, part))
+    return part

@@ -23,8 +23,6 @@ NOT_COMPARED: Final = {
     "st_blocks, st_blksize": "how data is stored is a file system's own",
     "st_size of directories": "ext4 counts blocks, tmpfs 20 bytes a name",
     "st_atime": "a host whose cache answers a read need not tell the file server (relatime)",
-    "set-group-id of files that the group cannot run": "by FUSE's rule a file server keeps it when "
-    "others write, while Linux itself takes it from who is not in the group since 6.2",
     "chown of nothing": "on FUSE it is the same request as that before a write to a set-id file",
     "mtime of mapped memory before msync": "a host may write pages, and mark the file, later",
     "mtime after a truncate to the same size": "ext4 moves it, tmpfs does not",
@@ -51,10 +49,8 @@ def attributes(st: os.stat_result) -> str:
     """What must be the same of a file: type, mode, links, owner, size, and mtime if it was set."""
     size = "dir" if stat.S_ISDIR(st.st_mode) else f"{st.st_size} bytes"
     mtime = f"mtime {st.st_mtime_ns}" if st.st_mtime_ns < OLD + 10**17 else "mtime by the clock"
-    mode = st.st_mode
-    if stat.S_ISREG(mode) and not mode & stat.S_IXGRP:
-        mode &= ~stat.S_ISGID
-    return f"{stat.filemode(mode)}, {st.st_nlink} links, {st.st_uid}:{st.st_gid}, {size}, {mtime}"
+    mode = stat.filemode(st.st_mode)
+    return f"{mode}, {st.st_nlink} links, {st.st_uid}:{st.st_gid}, {size}, {mtime}"
 
 
 def runs(data: bytes) -> str:
@@ -212,9 +208,17 @@ def send(to: int, fd: int, offset: int, count: int) -> int:
 
 
 def set_times(path: str, atime: int, mtime: int) -> tuple[int, int]:
-    """utimensat(2) of what `path` itself names, and what the times are then."""
-    os.utime(path, ns=(atime, mtime), follow_symlinks=False)
-    st = os.lstat(path)
+    """utimensat(2) of what `path` itself names, and what the times are then.
+
+    It may be a link on its own way: so the way is gone only once, and before.
+    """
+    directory, name = os.path.split(path)
+    fd = os.open(directory or ".", os.O_PATH)
+    try:
+        os.utime(name, ns=(atime, mtime), dir_fd=fd, follow_symlinks=False)
+        st = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    finally:
+        os.close(fd)
     return st.st_atime_ns, st.st_mtime_ns
 
 
