@@ -277,5 +277,4 @@ class Bare(puffs.FileSystem[int]):
 class Unchecked(Toy):
     """The same without `access`: the host decides who may do what, and may remember names."""
 
-    def operations(self) -> dict[str, Callable[..., Any]]:
-        return {name: op for name, op in super().operations().items() if name != "access"}
+    access = puffs.FileSystem.access

@@ -271,7 +271,9 @@ def _changes() -> dict[str, Call]:
             }
     for owner in ((0, -1), (ALICE, -1), (-1, STAFF), (-1, ALICE), (-1, CLUB), (-1, -1)):
         for path in ("pub/all", "pub/suid-755", "pub/d"):
-            calls[f"chown {path} to {owner}"] = partial(os.chown, path, *owner)
+            # To FUSE a chown(2) of nothing is what comes before a write to a set-id file.
+            if owner != (-1, -1) or path != "pub/suid-755":
+                calls[f"chown {path} to {owner}"] = partial(os.chown, path, *owner)
     for name in ("trusted.new", "security.new"):
         calls[f"set {name} of pub/all"] = partial(os.setxattr, "pub/all", name, b"value")
     return calls | {

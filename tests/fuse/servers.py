@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import puffs
-from tests.attach.toy import Toy
+from tests.attach.toy import Unchecked
 from tests.fuse.conftest import Notes
 
 
@@ -37,8 +37,8 @@ class Hello(puffs.FileSystem[str]):
         return self.text[offset : offset + size]
 
 
-class Noting(Toy):
-    """`Toy`, whose calls are noted: the operation, and those of its arguments that are plain.
+class Noting(Unchecked):
+    """`Unchecked`, whose calls are noted: the operation, and those of its arguments that are plain.
 
     A host trusts none of its replies for longer than it takes to use them.
     """

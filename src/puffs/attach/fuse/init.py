@@ -11,7 +11,6 @@ from typing import Final
 from puffs.attach.fuse.abi import (
     COMPAT_INIT_IN,
     FUSE_ABORT_ERROR,
-    FUSE_ASYNC_DIO,
     FUSE_ASYNC_READ,
     FUSE_AUTO_INVAL_DATA,
     FUSE_BIG_WRITES,
@@ -54,7 +53,6 @@ _ALWAYS: Final = (
     FUSE_ASYNC_READ
     | FUSE_BIG_WRITES
     | FUSE_AUTO_INVAL_DATA
-    | FUSE_ASYNC_DIO
     | FUSE_PARALLEL_DIROPS
     | FUSE_ABORT_ERROR
     | FUSE_MAX_PAGES

@@ -134,7 +134,7 @@ def _(t: Target) -> None:
 @check(
     "xattr-trusted",
     'xattr(7): "trusted." is the superuser\'s; to others it is not there',
-    needs=ALL,
+    needs=ALL + " setattr",
     mounted_only=True,
     root=True,
 )
