@@ -277,9 +277,15 @@ def test_what_answers_nothing_is_told_and_passed_over(
     assert len(attacked.served.log) == len(told)
 
 
+def attributes(asked: Asked) -> bytes:
+    """An answer to getattr that is right: of the root, which is what came first, or of a file."""
+    kind = stat.S_IFDIR if asked.header[3] == 1 else stat.S_IFREG
+    return asked.honest(messages.attr_out(puffs.Attr(kind | 0o755, size=8)))
+
+
 def test_an_answer_that_comes_twice_is_told(serve: Serve, tmp_path: Path) -> None:
     def worst(peer: Hostile, asked: Asked) -> None:
-        peer.say(*[asked.honest(messages.attr_out(puffs.Attr(stat.S_IFREG, size=8)))] * 3)
+        peer.say(*[attributes(asked)] * 3)
 
     attacked = attack(serve, tmp_path, "getattr", worst)
     attacked.arm()
@@ -295,7 +301,7 @@ def test_a_stream_in_place_of_packets_is_read_all_the_same(serve: Serve, tmp_pat
     def worst(peer: Hostile, asked: Asked) -> bool:
         flags = fcntl.fcntl(peer.ends.writes, fcntl.F_GETFL)
         fcntl.fcntl(peer.ends.writes, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-        answer = asked.honest(messages.attr_out(puffs.Attr(stat.S_IFREG, size=8)))
+        answer = attributes(asked)
         peer.say(answer[:5], answer[5:] + answer[:REPLY_SIZE])
         return True
 

@@ -36,7 +36,9 @@ what the file server answered. Of several requests that are alike only one is sh
 The file server of the recording has every operation but `access`. Of an operation that you do not
 define nothing comes, or a single request that is refused: see below, at each. `reclaim` comes when
 the kernel forgets a file, whenever that is, and `inactive` after the last `close`; neither is in
-the tables.
+the tables. The `getxattr` before a write, truncation or change of owner is for
+"security.capability": since Linux 5.11 the kernel asks it once of each file that it knows, and not
+for every write.
 
 """
 
