@@ -2,7 +2,7 @@
 
 import errno
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -96,9 +96,9 @@ def test_the_size_of_the_file_system_on_the_wire() -> None:
 
 def test_no_name_is_trusted_where_the_file_server_decides_who_may_search() -> None:
     class Decides(Toy):
-        name_ttl: ClassVar[float] = 7
-        attr_ttl: ClassVar[float] = 7
-        negative_ttl: ClassVar[float] = 7
+        name_ttl: float = 7
+        attr_ttl: float = 7
+        negative_ttl: float = 7
 
     with FakeKernel(Decides()) as kernel:
         entry = kernel.entry(Opcode.LOOKUP, ROOT, b"file")

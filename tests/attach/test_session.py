@@ -292,7 +292,7 @@ def test_a_failing_error_operation_does_no_harm() -> None:
 
 def test_a_name_that_is_not_there_may_be_remembered() -> None:
     class Remembered(Unchecked):
-        negative_ttl: ClassVar[float] = 2.5
+        negative_ttl: float = 2.5
 
     toy = Remembered()
     with FakeKernel(toy) as kernel:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -67,7 +67,7 @@ class Reduced(MemFS):
 class ReducedWithoutAcls(Reduced):
     """The same without extended attributes, and so without ACLs."""
 
-    posix_acl: ClassVar[bool] = False
+    posix_acl: bool = False
 
 
 def reduced(check: Check) -> Reduced:

@@ -17,6 +17,7 @@ from puffs.check.sequences.play import play
 from puffs.check.sequences.search import Difference, searching
 from puffs.fs.mem import MemFS
 from puffs.fs.null import NullFS
+from tests.fuse.others import needs_root
 
 pytestmark = pytest.mark.fuse
 
@@ -90,7 +91,7 @@ FOUND = {
 """What random sequences have found, and what was mended then."""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+@needs_root
 @pytest.mark.parametrize("lines", FOUND.values(), ids=FOUND)
 def test_what_was_found_once_is_mended(lines: list[str], tmp_path: Path) -> None:
     for make in (MemFS, null(tmp_path)):

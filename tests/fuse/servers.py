@@ -43,8 +43,8 @@ class Noting(Unchecked):
     A host trusts none of its replies for longer than it takes to use them.
     """
 
-    name_ttl: ClassVar[float] = 0
-    attr_ttl: ClassVar[float] = 0
+    name_ttl: float = 0
+    attr_ttl: float = 0
 
     def __init__(self, notes: Notes) -> None:
         self.notes = notes
@@ -63,9 +63,9 @@ class Noting(Unchecked):
 class Cached(Noting):
     """The same, and the host may trust all it was told for ever."""
 
-    name_ttl: ClassVar[float] = puffs.FOREVER
-    attr_ttl: ClassVar[float] = puffs.FOREVER
-    negative_ttl: ClassVar[float] = puffs.FOREVER
+    name_ttl: float = puffs.FOREVER
+    attr_ttl: float = puffs.FOREVER
+    negative_ttl: float = puffs.FOREVER
 
 
 class Many(puffs.FileSystem[int]):

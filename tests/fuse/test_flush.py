@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -250,7 +250,7 @@ def test_waiting_for_the_kernel_inside_an_operation_is_an_error(serve: Serve) ->
 class Awaiting(Noting):
     """`async def`: a task of its own, begun by `mounted`, awaits what it tells."""
 
-    attr_ttl: ClassVar[float] = puffs.FOREVER
+    attr_ttl: float = puffs.FOREVER
 
     async def mounted(self, mount: puffs.Mount) -> None:  # type: ignore[override]
         self.its, self.go = mount, asyncio.Event()
@@ -284,9 +284,9 @@ def test_a_task_may_await_it_and_an_operation_may_not(serve: Serve) -> None:
 class Sensors(puffs.PathFileSystem):
     """Readings, one to a file, that come from elsewhere."""
 
-    name_ttl: ClassVar[float] = puffs.FOREVER
-    attr_ttl: ClassVar[float] = puffs.FOREVER
-    negative_ttl: ClassVar[float] = puffs.FOREVER
+    name_ttl: float = puffs.FOREVER
+    attr_ttl: float = puffs.FOREVER
+    negative_ttl: float = puffs.FOREVER
 
     def __init__(self) -> None:
         self.readings = {"north": b"1\n"}

@@ -2,7 +2,6 @@
 file system.
 """
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -11,12 +10,13 @@ from puffs.fs.mem import MemFS
 from tests.fs.host import in_memory
 from tests.fuse.checked import Checked
 from tests.fuse.conftest import Serve
+from tests.fuse.others import needs_root
 from tests.fuse.permitted import USERS, answers
 
 SOME = ("in a group of ACLs",)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="other users can only be had by root")
+@needs_root
 @pytest.mark.parametrize("make", [MemFS, Checked], ids=["the host", "the file server"])
 @pytest.mark.parametrize(
     "users",

@@ -5,9 +5,9 @@ import inspect
 import os
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import puffs
 from puffs.attach.fuse.dispatch import ROUTES
@@ -122,9 +122,9 @@ def _section(operation: Operation, calls: Sequence[str]) -> Iterator[str]:
         yield f"*Asked by:* {', '.join(f'`{call}`' for call in calls)}"
 
 
-def _signature(method: object) -> str:
+def _signature(method: Callable[..., Any]) -> str:
     """Without `self`, and without types: the docstring says what they are."""
-    parameters = list(inspect.signature(method).parameters.values())[1:]  # type: ignore[arg-type]
+    parameters = list(inspect.signature(method).parameters.values())[1:]
     names = (
         name.name if name.default is name.empty else f"{name.name}={name.default!r}"
         for name in parameters

@@ -17,7 +17,7 @@ import pytest
 import puffs
 from tests.fs.host import overlaid
 from tests.fs.trees import facts
-from tests.needs import need
+from tests.needs import cannot, need
 from tests.programs.places import PROGRAM, also, run
 
 pytestmark = PROGRAM
@@ -142,7 +142,7 @@ def image_mounted(image: Path, on: Path) -> Iterator[None]:
 def test_an_image_on_it_is_mounted(place: Path, tmp_path: Path) -> None:
     need("mkfs.ext4", "e2fsprogs")
     if not Path("/dev/loop-control").exists():
-        pytest.skip("there are no loop devices here: modprobe loop")
+        cannot("there are no loop devices here: modprobe loop")
     image, there = place / "image", tmp_path / "there"
     there.mkdir()
     run("truncate", "-s", "64M", image)

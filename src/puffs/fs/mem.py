@@ -100,11 +100,11 @@ class MemFS(puffs.FileSystem[Node]):
     """
 
     name: ClassVar[str] = "mem"
-    name_ttl: ClassVar[float] = puffs.FOREVER
-    attr_ttl: ClassVar[float] = puffs.FOREVER
-    negative_ttl: ClassVar[float] = puffs.FOREVER
+    name_ttl: float = puffs.FOREVER
+    attr_ttl: float = puffs.FOREVER
+    negative_ttl: float = puffs.FOREVER
     fhsize: ClassVar[int] = _HANDLE.size
-    posix_acl: ClassVar[bool] = True
+    posix_acl: bool = True
 
     def __init__(
         self,

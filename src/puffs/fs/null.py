@@ -83,8 +83,8 @@ class NullFS(puffs.FileSystem[Node]):
         self.directory = os.path.abspath(directory)
         if not stat.S_ISDIR(os.stat(self.directory).st_mode):
             raise OSError(ENOTDIR, os.strerror(ENOTDIR), self.directory)
-        self.name_ttl = self.attr_ttl = _seconds(cache)  # type: ignore[misc]
-        self.posix_acl = _keeps_acls(self.directory)  # type: ignore[misc]
+        self.name_ttl = self.attr_ttl = _seconds(cache)
+        self.posix_acl = _keeps_acls(self.directory)
 
     # ------------------------------------------------------------------------ the whole file system
 

@@ -48,11 +48,11 @@ class FileSystem(Generic[Node]):
     `puffs.mark_atime`.
     """
 
-    name_ttl: ClassVar[float] = 1.0
+    name_ttl: float = 1.0
     """Seconds for which a host may trust that a name leads to its file."""
-    attr_ttl: ClassVar[float] = 1.0
+    attr_ttl: float = 1.0
     """Seconds for which a host may trust attributes."""
-    negative_ttl: ClassVar[float] = 0.0
+    negative_ttl: float = 0.0
     """Seconds for which a host may trust that a name does not exist."""
     name: ClassVar[str] = ""
     """Shown as the type of the mount, `fuse.puffs.NAME`; the name of the class in lower case when
@@ -66,7 +66,7 @@ class FileSystem(Generic[Node]):
     """`puffs.FHFLAG_DYNAMIC`: `fhsize` is the longest, they may be shorter. `puffs.FHFLAG_NFSV2`,
     `FHFLAG_NFSV3`: mounting fails when they are too long for that.
     """
-    posix_acl: ClassVar[bool] = False
+    posix_acl: bool = False
     """Whether this file server keeps POSIX ACLs. [acl(5)]
 
     The host then checks permissions by them too. What you do for it: keep the extended attributes

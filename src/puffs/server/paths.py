@@ -52,18 +52,18 @@ class PathFileSystem:
     are for `puffs.FileSystem`.
     """
 
-    name_ttl: ClassVar[float] = 1.0
+    name_ttl: float = 1.0
     """Seconds for which a host may trust that a name leads to its file."""
-    attr_ttl: ClassVar[float] = 1.0
+    attr_ttl: float = 1.0
     """Seconds for which a host may trust attributes."""
-    negative_ttl: ClassVar[float] = 0.0
+    negative_ttl: float = 0.0
     """Seconds for which a host may trust that a name does not exist."""
     name: ClassVar[str] = ""
     """The type of the mount is `fuse.puffs.NAME`; by default the class's name in lower case."""
     fhsize: ClassVar[int] = 0
     """There are no file handles: a path does not name a file for good."""
     fhflags: ClassVar[int] = 0
-    posix_acl: ClassVar[bool] = False
+    posix_acl: bool = False
     """Whether this file server keeps POSIX ACLs. As `FileSystem.posix_acl`."""
 
     @property

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from errno import ENOENT, ESTALE
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from puffs.server.attr import Attr
 from puffs.server.cred import Cred
@@ -65,8 +65,8 @@ class Tree(FileSystem[Place]):
     nobody, and is as old as the `Tree`.
     """
 
-    name_ttl: ClassVar[float] = 0.0
-    attr_ttl: ClassVar[float] = 0.0
+    name_ttl: float = 0.0
+    attr_ttl: float = 0.0
 
     class Link:
         """A symbolic link to `target`."""

@@ -6,6 +6,7 @@ import os
 import signal
 import struct
 from collections.abc import Callable
+from functools import partial
 
 from puffs.check.expect import equal, expect
 from puffs.check.registry import battery
@@ -102,7 +103,7 @@ def _(t: Target) -> None:
             take(file.fileno(), fcntl.LOCK_EX)
             equal(
                 f"{take.__name__} in another process",
-                _elsewhere(lambda: _interrupted(t, take)),  # noqa: B023  # called at once
+                _elsewhere(partial(_interrupted, t, take)),
                 errno.EINTR,
             )
             take(file.fileno(), fcntl.LOCK_UN)
