@@ -69,6 +69,11 @@ for_programs = ( $(call apt,ls /usr/lib/postgresql/*/bin/initdb,postgresql,a dat
 	( $(call apt,$(PY) -c 'import test.test_os' || /usr/bin/python3 -c 'import test.test_os', \
 		$(testsuite),tests of CPython) ) || true
 
+# What is measured beside puffs. Without it the report says what is missing.
+for_bench = ( $(call apt,type git tar,git tar,the steps of the benchmark) ) || true; \
+	( $(call apt,type bindfs,bindfs,a peer in the benchmark) ) || true; \
+	( $(call apt,pkg-config --exists fuse3,pkg-config libfuse3-dev,libfuse's examples) ) || true
+
 # How many processes run tests beside each other.
 WORKERS ?= 2
 
@@ -113,8 +118,9 @@ format: $(STAMP)  ## format the code and apply what the linter can mend
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-bench: $(STAMP)  ## round trips against a server in C: ours and the peers (BENCH="--rounds 20")
+bench: $(STAMP)  ## ours and the peers: round trips against a loop in C, trees (BENCH="--rounds 20")
 	@$(call apt,echo '#include <linux/fuse.h>' | cc -E -,gcc libc6-dev,the floor in C)
+	@$(for_bench)
 	@$(MAKE) -s $(BENCH_STAMP) || echo "make: going on without the peers" >&2
 	@$(PY) -m benchmarks $(BENCH)
 

@@ -1,0 +1,52 @@
+"""The programs in C: the floor, the caller, and libfuse's own examples."""
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.processes import BenchmarkError
+
+HERE = Path(__file__).parent
+BENCH_ENVIRONMENT = HERE.parent / ".venv-bench"
+EXAMPLES = Path("usr/share/doc/libfuse3-dev/examples")
+# Where they are installed, and where `make bench` unpacks them if documentation is not installed.
+EXAMPLE_DIRECTORIES = (Path("/") / EXAMPLES, BENCH_ENVIRONMENT / "libfuse3-dev" / EXAMPLES)
+# What libfuse's own build finds on Linux and tells its examples.
+EXAMPLE_FLAGS = [
+    f"-DHAVE_{what}"
+    for what in (
+        "UTIMENSAT",
+        "SETXATTR",
+        "POSIX_FALLOCATE",
+        "FALLOCATE",
+        "FDATASYNC",
+        "FSTATAT",
+        "COPY_FILE_RANGE",
+    )
+]
+
+
+def run(command: Sequence[str]) -> str:
+    """Return what a command writes. Raises BenchmarkError when it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise BenchmarkError(f"{command[0]} is not installed") from None
+    if done.returncode:
+        raise BenchmarkError(f"{shlex.join(command)}:\n{done.stderr.strip()}")
+    return done.stdout
+
+
+def compile_c(source: Path, target: Path, flags: Sequence[str] = ()) -> None:
+    """Compile a program with the machine's `cc`."""
+    run(["cc", "-O2", "-Wall", "-o", str(target), str(source), *flags])
+
+
+def compile_example(name: str, target: Path) -> None:
+    """Compile an example that Debian ships with libfuse's headers."""
+    found = [each / f"{name}.c" for each in EXAMPLE_DIRECTORIES if (each / f"{name}.c").exists()]
+    if not found:
+        raise BenchmarkError(f"{name}.c is not there: it comes with Debian's libfuse3-dev")
+    flags = shlex.split(run(["pkg-config", "--cflags", "--libs", "fuse3"]))
+    compile_c(found[0], target, ["-w", *EXAMPLE_FLAGS, *flags])

@@ -1,0 +1,217 @@
+"""Trees of files unpacked, listed, read, copied, cloned and removed by the usual programs.
+
+All servers are mounted at once. Each does a step in turn, in another order every round, with one
+process that works through four parts of the tree, or with four processes that have a part each.
+Before every step the kernel forgets all names, attributes and pages of all mounts, so that each
+step reaches the servers; what they let the kernel keep helps them within a step.
+"""
+
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import workload
+from benchmarks.processes import BenchmarkError, last_words, mounted
+from benchmarks.programs import HERE, compile_example
+from benchmarks.results import Sample
+
+PART = "trees"
+PASSTHROUGH, TMPFS = "passthrough_ll", "tmpfs"
+NULL, MEM = "puffs-null", "puffs-mem"
+
+STORE = "/dev/shm"  # tmpfs: what is below the servers costs little
+STEP_SECONDS = 120.0
+SPACE = 300 << 20  # what one server needs of the backing directory at its fullest
+
+
+class Server(NamedTuple):
+    """What is mounted; {build}, {backing} and {mountpoint} in its command are directories."""
+
+    command: list[str]  # empty: nothing is mounted, and the backing directory itself is used
+    inside: str = "{mountpoint}"  # where the server shows the backing directory, or its own files
+
+
+_PUFFS = [sys.executable, "-m", "puffs", "mount", "-f"]
+
+PASSTHROUGH_SERVERS = {
+    PASSTHROUGH: Server(["{build}/passthrough_ll", "-f", "-o", "source={backing}", "{mountpoint}"]),
+    # It shows all of the machine, and has no option to show less.
+    "passthrough": Server(["{build}/passthrough", "-f", "{mountpoint}"], "{mountpoint}{backing}"),
+    NULL: Server([*_PUFFS, "null:{backing}", "{mountpoint}"]),
+    "bindfs": Server(["bindfs", "-f", "{backing}", "{mountpoint}"]),
+}
+MEMORY_SERVERS = {
+    TMPFS: Server([], "{backing}"),
+    MEM: Server([*_PUFFS, "mem:", "{mountpoint}"]),
+}
+SERVERS = PASSTHROUGH_SERVERS | MEMORY_SERVERS
+EXAMPLES = {PASSTHROUGH, "passthrough"}  # of libfuse: they are compiled first
+
+STEPS = {
+    # name: what the shell does for a part, in a directory of the server's
+    "unpack": 'mkdir "$part" && tar -xf "$data/$part.tar" -C "$part"',
+    "find": 'find "$part/tree" -printf "%M %u %s %T@ %p\\n" >/dev/null',
+    "read": 'find "$part/tree" -type f -exec cat {} + >/dev/null',
+    "copy": 'cp -a "$part/tree" "$part/copy"',
+    "clone": 'git clone -q "$data/$part.git" "$part/clone"',
+    "status": 'test -z "$(git -C "$part/clone" status --short)"',
+    "remove": 'rm -r "$part"',
+}
+NEEDED = {"status": "clone"}  # a step: the one that must come before it
+ALWAYS = {"unpack", "remove"}  # without these no other step can be made
+PROCESSES = (1, 4)
+
+
+def operation(step: str, processes: int) -> str:
+    """Return the name of a step that so many processes make."""
+    return step if processes == 1 else f"{step} x{processes}"
+
+
+OPERATIONS = [operation(step, processes) for processes in PROCESSES for step in STEPS]
+
+
+def forget(directories: list[Path]) -> None:
+    """Have the kernel drop its caches of names and inodes, and FUSE servers hear of it."""
+    Path("/proc/sys/vm/drop_caches").write_text("2\n")
+    for directory in directories:
+        for _ in range(10):  # the kernel sends at most 8 requests in a row before what is forgotten
+            os.statvfs(directory)
+
+
+def run_step(step: str, groups: list[list[str]], data: Path, directory: Path) -> int:
+    """Run a step in `directory`, a process for each group of parts; return the nanoseconds.
+
+    Raises BenchmarkError, with the last line that was written, when one of them fails.
+    """
+    script = f"set -e; for part; do {STEPS[step]}; done"
+    environment = os.environ | workload.GIT_ENVIRONMENT | {"data": str(data), "LC_ALL": "C"}
+    with tempfile.TemporaryFile() as output:
+        before = time.monotonic_ns()
+        processes = [
+            subprocess.Popen(
+                ["sh", "-c", script, step, *parts],
+                cwd=directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+            for parts in groups
+        ]
+        ended = wait_for_all(processes)
+        ns = time.monotonic_ns() - before
+        if not ended:
+            for process in processes:
+                process.kill()  # it is gone when the server is
+            raise BenchmarkError(f"{step}: not done in {STEP_SECONDS:.0f} s")
+        failed = [process for process in processes if process.wait()]
+        if failed:
+            raise BenchmarkError(f"{step}: {last_words(output) or 'failed and does not say why'}")
+    return ns
+
+
+def wait_for_all(processes: list[subprocess.Popen[bytes]]) -> bool:
+    """Wait until all have ended; return False when that takes too long."""
+    deadline = time.monotonic() + STEP_SECONDS
+    with ExitStack() as stack:
+        poll = select.poll()
+        waiting = set()
+        for process in processes:
+            fd = os.pidfd_open(process.pid)
+            stack.callback(os.close, fd)
+            poll.register(fd, select.POLLIN)
+            waiting.add(fd)
+        while waiting:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            for fd, _ in poll.poll(left * 1000):
+                poll.unregister(fd)
+                waiting.remove(fd)
+    return True
+
+
+def measure(
+    places: dict[str, Path],
+    steps: list[str],
+    rounds: int,
+    data: Path,
+    parts: list[str],
+    missing: dict[str, str],
+    progress: Callable[[str], None],
+) -> Iterator[Sample]:
+    """Yield what every step took on every server in every round.
+
+    A server on which a step fails is measured no more: it goes from `places` to `missing`.
+    """
+    order = list(places)
+    for number in range(rounds):
+        for processes in PROCESSES:
+            groups = [parts[first::processes] for first in range(processes)]
+            for step in steps:
+                forget(list(places.values()))
+                for turn in range(len(order)):
+                    server = order[(turn + number) % len(order)]
+                    if server not in places:
+                        continue
+                    name = operation(step, processes)
+                    progress(f"trees, round {number + 1} of {rounds}: {name}, {server}")
+                    try:
+                        ns = run_step(step, groups, data, places[server])
+                    except BenchmarkError as error:
+                        missing[server] = str(error)
+                        del places[server]
+                    else:
+                        yield Sample(PART, number, server, name, 1, ns)
+
+
+def mount_all(
+    stack: ExitStack, servers: list[str], build: Path, store: Path, missing: dict[str, str]
+) -> dict[str, Path]:
+    """Mount the servers; return where the tree goes on each. What does not mount is `missing`."""
+    places = {}
+    for name in servers:
+        backing, mountpoint = store / f"backing-{name}", build / f"tree-{name}"
+        backing.mkdir()
+        where = {"build": build, "backing": backing, "mountpoint": mountpoint}
+        command = [part.format_map(where) for part in SERVERS[name].command]
+        if command:
+            try:
+                if name in EXAMPLES:
+                    compile_example(name, build / name)
+                stack.enter_context(mounted(command, mountpoint, HERE.parent))
+            except BenchmarkError as error:
+                missing[name] = str(error)
+                continue
+        places[name] = Path(SERVERS[name].inside.format_map(where))
+    return places
+
+
+def run(
+    servers: list[str],
+    steps: list[str],
+    rounds: int,
+    missing: dict[str, str],
+    build: Path,
+    progress: Callable[[str], None],
+) -> Iterator[Sample]:
+    """Mount the servers and yield what was measured; servers that do not mount are `missing`."""
+    with ExitStack() as stack:
+        store = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="puffs-bench-", dir=STORE))
+        )
+        space = os.statvfs(store)
+        if space.f_bavail * space.f_frsize < SPACE * len(servers):
+            needed = SPACE * len(servers) >> 20
+            raise BenchmarkError(f"the trees need {needed} MiB in {STORE}; fewer servers need less")
+        progress("trees: making them")
+        parts = workload.make(store)
+        places = mount_all(stack, servers, build, store, missing)
+        yield from measure(places, steps, rounds, store, parts, missing, progress)
