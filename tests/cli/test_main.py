@@ -240,3 +240,12 @@ def test_serves_in_the_background_where_there_is_no_syslog(mnt: Path) -> None:
     assert succeeds("cat", mnt / "hello") == "hello\n"
     with all_end(mnt):
         succeeds("umount", mnt)
+
+
+@pytest.mark.fuse
+def test_what_is_there_when_it_is_mounted_is_looked_through_for_cycles_no_more(mnt: Path) -> None:
+    tree = "puffs.Tree({'frozen': lambda: str(__import__('gc').get_freeze_count())})"
+    succeeds(*script(mnt, tree), mnt)
+    assert int((mnt / "frozen").read_text()) > 1000
+    with all_end(mnt):
+        succeeds("umount", mnt)
