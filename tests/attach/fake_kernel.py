@@ -104,6 +104,7 @@ class FakeKernel:
         max_write: int = 65536,
         args: MountArgs | None = None,
         init: bool = True,
+        passthrough: bool = False,
     ) -> None:
         self.mount = Mount(server, args)
         if args is not None:
@@ -112,7 +113,12 @@ class FakeKernel:
         self._ours.settimeout(PATIENCE)
         self.ready = threading.Event()
         self.session = Session(
-            self.mount, theirs.detach(), "(fake)", max_write=max_write, on_ready=self.ready.set
+            self.mount,
+            theirs.detach(),
+            "(fake)",
+            max_write=max_write,
+            passthrough=passthrough,
+            on_ready=self.ready.set,
         )
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="session", daemon=True)
@@ -289,9 +295,9 @@ def dirents(body: bytes, *, plus: bool) -> Iterator[Dirent]:
 
 
 @contextmanager
-def unserved(server: Servable) -> Iterator[FakeKernel]:
+def unserved(server: Servable, *, passthrough: bool = False) -> Iterator[FakeKernel]:
     """A connection on which INIT has yet to be sent."""
-    kernel = FakeKernel(server, init=False)
+    kernel = FakeKernel(server, init=False, passthrough=passthrough)
     try:
         yield kernel
     finally:

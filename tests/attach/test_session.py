@@ -114,6 +114,25 @@ def test_the_size_of_requests_is_settled() -> None:
         assert kernel.init_out["max_write"] == 128 << 10
 
 
+def test_passthrough_is_settled_where_it_was_asked_for() -> None:
+    with FakeKernel(Toy()) as kernel:
+        assert kernel.init_out["max_stack_depth"] == 0
+    with FakeKernel(Toy(), passthrough=True) as kernel:
+        assert flags_of(kernel.init_out) & abi.FUSE_PASSTHROUGH
+        assert kernel.init_out["max_stack_depth"] == 1
+
+
+def test_a_kernel_without_passthrough_is_refused_in_plain_words() -> None:
+    with unserved(Toy(), passthrough=True) as kernel:
+        offered = EVERY_FLAG & ~abi.FUSE_PASSTHROUGH
+        kernel.send_bytes(Opcode.INIT, 0, init_body(flags=offered))
+        kernel.ended()
+        assert isinstance(kernel.failure, OSError)
+        assert kernel.failure.errno == errno.EOPNOTSUPP
+        assert "Linux 6.9" in str(kernel.failure)
+        assert "omit -o passthrough" in str(kernel.failure)
+
+
 def test_a_kernel_of_a_later_major_version_is_asked_to_come_down() -> None:
     with unserved(Toy()) as kernel:
         reply = kernel.exchange(Opcode.INIT, 0, init_body(major=8, minor=0))

@@ -17,7 +17,7 @@ from puffs.check.sequences.play import play
 from puffs.check.sequences.search import Difference, searching
 from puffs.fs.mem import MemFS
 from puffs.fs.null import NullFS
-from tests.fuse.others import needs_root
+from tests.fuse.others import needs_passthrough, needs_root
 
 pytestmark = pytest.mark.fuse
 
@@ -64,8 +64,9 @@ def test_mem_is_as_a_real_file_system(options: str, isolate: bool) -> None:
     search_all(MemFS, options, isolate, SECONDS)
 
 
-def test_null_is_as_a_real_file_system(tmp_path: Path) -> None:
-    search_all(null(tmp_path), "", False, SECONDS)
+@pytest.mark.parametrize("options", ["", pytest.param("passthrough", marks=needs_passthrough)])
+def test_null_is_as_a_real_file_system(tmp_path: Path, options: str) -> None:
+    search_all(null(tmp_path), options, False, SECONDS)
 
 
 @pytest.mark.slow
@@ -75,6 +76,13 @@ def test_null_is_as_a_real_file_system(tmp_path: Path) -> None:
 def test_for_longer(server: str, options: str, isolate: bool, tmp_path: Path) -> None:
     make = MemFS if server == "mem" else null(tmp_path)
     search_all(make, options, isolate, LONG_SECONDS)
+
+
+@needs_passthrough
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_passthrough_for_longer(tmp_path: Path) -> None:
+    search_all(null(tmp_path), "passthrough", False, LONG_SECONDS)
 
 
 FOUND = {

@@ -23,6 +23,10 @@ needs_fusermount3 = pytest.mark.skipif(
     reason="there is no fusermount3: install the package fuse3",
 )
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+needs_passthrough = pytest.mark.skipif(
+    os.getuid() != 0 or tuple(map(int, os.uname().release.split(".")[:2])) < (6, 9),
+    reason="passthrough is for root, on Linux 6.9 and later",
+)
 
 
 def place(tmp_path: Path) -> Path:

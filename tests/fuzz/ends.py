@@ -33,6 +33,7 @@ class Server:
 
     name_ttl = attr_ttl = negative_ttl = 1.0
     name, fhsize, fhflags, posix_acl, asynchronous = "one", 8, 0, True, False
+    passthrough = False
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         return {name: self._operation(row.result) for name, row in ROWS.items()}

@@ -20,6 +20,7 @@ from puffs.attach import ended
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.control import Control
 from puffs.attach.driven import DrivenSession, StartSoon, at_once
+from puffs.attach.fuse import passthrough
 from puffs.attach.fuse.doors.handed import descriptor_of
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
@@ -312,8 +313,11 @@ class _Request:
         return server, self.args_for(server)
 
     def args_for(self, server: Servable) -> MountArgs:
-        """What is asked for a file server. Raises `OptionError` for what it cannot have."""
+        """What is asked for a file server. Raises `OptionError` for what it cannot have, and
+        `MountError` for what this process may not.
+        """
         wanted = self.wanted()
+        passthrough.check(wanted, server, isolated=self.isolation is not None)
         lacking = _FOR_WRITEBACK - server.operations().keys() if wanted.writeback else ()
         if lacking:
             raise OptionError(
@@ -366,6 +370,7 @@ class _Request:
             mount,
             max_write=mount.args.payload,
             writeback=self.wanted().writeback,
+            passthrough=self.wanted().passthrough,
             on_ready=ready,
             on_table=self.on_table,
         )

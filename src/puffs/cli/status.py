@@ -102,6 +102,7 @@ _ROWS: Final = (
     "max_write",
     "nodes",
     "open_files",
+    "passthrough",
     "waiting",
     "statistics",
     "traces",

@@ -76,6 +76,7 @@ class NullFS(puffs.FileSystem[Node]):
     name: ClassVar[str] = "null"
     fhsize: ClassVar[int] = hostcalls.HANDLE_MAX  # the generation takes the place of the length
     fhflags: ClassVar[int] = puffs.FHFLAG_DYNAMIC
+    passthrough: bool = True
 
     def __init__(self, directory: str | os.PathLike[str], cache: float | str = 1.0) -> None:
         if not directory:
@@ -511,7 +512,7 @@ def _attr(node: Node, st: os.stat_result) -> puffs.Attr:
 def _open(node: Node, file: int, flags: int, keep_cache: bool = False) -> puffs.Open:
     """Nobody need tell of a close that has nothing to report: that saves a request for each."""
     noflush = node.volume.local or flags & os.O_ACCMODE == os.O_RDONLY
-    return puffs.Open(file, keep_cache=keep_cache, noflush=noflush)
+    return puffs.Open(file, keep_cache=keep_cache, noflush=noflush, backing_fd=file)
 
 
 def _time(ns: int | None, now: bool) -> tuple[int, int]:

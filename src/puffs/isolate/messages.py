@@ -23,7 +23,7 @@ from puffs.isolate.lines import harmless
 from puffs.server.attr import WIRE_SIZE, Attr, Changes, StatVfs
 from puffs.server.cred import Cred
 from puffs.server.operations import OPERATIONS, Kind, Operation
-from puffs.server.types import Lock, Open
+from puffs.server.types import HINTS, Lock, Open
 
 CLASSES: Final = {
     Kind.VFS: Class.VFS,
@@ -289,12 +289,11 @@ def statvfs_in(fields: tuple[int, ...]) -> StatVfs:
     return StatVfs(**dict(zip(_STATVFS, fields, strict=True)))
 
 
-HINTS: Final = tuple(sorted(set(Open.__slots__) - {"file"}))
-"""How a host is to treat an open file: the bits of a field, from the lowest on."""
-
-
 def hints_out(hints: Open) -> int:
-    """How a host is to treat an open file, as bits."""
+    """How a host is to treat an open file, as bits: of `HINTS`, from the lowest on.
+
+    A `backing_fd` is a number of another process here, and means nothing.
+    """
     return sum(1 << bit for bit, name in enumerate(HINTS) if getattr(hints, name))
 
 

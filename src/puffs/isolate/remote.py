@@ -54,6 +54,8 @@ class Remote:
     """A file server in another process, reached by `peer`, of which `hello` says what it is."""
 
     asynchronous = True
+    passthrough = False
+    """Its descriptors are in the other process."""
 
     def __init__(self, peer: Peer, hello: Hello) -> None:
         self.known = peer.known

@@ -115,6 +115,11 @@ class Servable(Protocol):
         ...
 
     @property
+    def passthrough(self) -> bool:
+        """Whether its opens bring descriptors of the host's own files."""
+        ...
+
+    @property
     def asynchronous(self) -> bool:
         """Whether an operation may be `async def`."""
         ...

@@ -75,6 +75,10 @@ class FileSystem(Generic[Node]):
     yet applied to the `attr` that you get; keep `Attr.acl`, which a chmod(2) changes as well.
     `getxattr` and `setxattr` are needed.
     """
+    passthrough: bool = False
+    """Whether opens bring the host's own file that holds the data (`Open`, `backing_fd`), so that a
+    mount may have `-o passthrough`.
+    """
 
     @property
     def asynchronous(self) -> bool:

@@ -65,6 +65,8 @@ class PathFileSystem:
     fhflags: ClassVar[int] = 0
     posix_acl: bool = False
     """Whether this file server keeps POSIX ACLs. As `FileSystem.posix_acl`."""
+    passthrough: bool = False
+    """Whether opens bring the host's own file. As `FileSystem.passthrough`."""
 
     @property
     def asynchronous(self) -> bool:

@@ -71,9 +71,18 @@ class Open:
     - `noflush`: no `flush` is sent at close.
     - `parallel_direct_writes`: writes with `direct_io` to one file may be under way at the same
       time.
+    - `backing_fd`: a descriptor of the regular file of the host that holds this very file. With `-o
+      passthrough` the host reads, writes and maps that one itself, and sends no `read` and `write`;
+      anywhere else it says nothing. It may be open in any way, also with O_PATH: what counts is how
+      the caller has opened the file. It stays the file server's own, which keeps it open until
+      `close` and then closes it; usually it is `file` itself. All opens of a file bring the same
+      file of the host. One with `direct_io` too, or one that brings none while others did, has its
+      reads and writes sent, and only memory that is mapped passes them by. `keep_cache`,
+      `nonseekable` and `stream` have no meaning beside it.
     """
 
     __slots__ = (
+        "backing_fd",
         "cache_dir",
         "direct_io",
         "file",
@@ -95,6 +104,7 @@ class Open:
         cache_dir: bool = False,
         noflush: bool = False,
         parallel_direct_writes: bool = False,
+        backing_fd: int | None = None,
     ) -> None:
         self.file = file
         self.direct_io = direct_io
@@ -104,10 +114,17 @@ class Open:
         self.cache_dir = cache_dir
         self.noflush = noflush
         self.parallel_direct_writes = parallel_direct_writes
+        self.backing_fd = backing_fd
 
     def __repr__(self) -> str:
-        hints = [name for name in self.__slots__[1:] if getattr(self, name)]
+        hints = [name for name in HINTS if getattr(self, name)]
+        if self.backing_fd is not None:
+            hints.append(f"backing_fd={self.backing_fd}")
         return f"Open({', '.join([repr(self.file), *hints])})"
+
+
+HINTS: Final = tuple(sorted(set(Open.__slots__) - {"file", "backing_fd"}))
+"""What an `Open` says by yes or no."""
 
 
 class DirEntry:

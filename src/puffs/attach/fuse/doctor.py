@@ -38,6 +38,7 @@ from puffs.attach.fuse.machine import CAP_SYS_ADMIN, HERE, Machine
 from puffs.attach.fuse.mountinfo import TABLE, covering, parse
 from puffs.attach.fuse.mountpoint import MountError
 from puffs.attach.fuse.options import MountOptions
+from puffs.attach.fuse.passthrough import permitted
 
 PAGE: Final = 4096
 MODULE: Final = "/sys/module/fuse/parameters"
@@ -296,13 +297,9 @@ def _passthrough(patient: Patient) -> Finding:
         return Finding(State.UNKNOWN, "no private mount is possible to see it")
     if not offer.flags & FUSE_PASSTHROUGH:
         return Finding(State.NOTE, "the kernel does not offer it", "use Linux 6.9 or later")
-    machine = patient.machine
-    if not machine.may(CAP_SYS_ADMIN) or machine.in_user_namespace():
-        return Finding(
-            State.NOTE,
-            "offered, but it needs CAP_SYS_ADMIN in the first user namespace",
-            "run the server as root, outside of containers with user namespaces",
-        )
+    if not permitted(patient.machine):
+        reason = reasons.NO_PASSTHROUGH
+        return Finding(State.NOTE, f"offered, but {reason.why}", reason.remedy)
     return Finding(State.OK, "can be used")
 
 

@@ -6,6 +6,7 @@ import threading
 from itertools import count
 from typing import Any
 
+from puffs.attach.fuse.passthrough import BackingFiles
 from puffs.kernel.directory import OpenDirectory
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import Vnode
@@ -25,13 +26,15 @@ class _ByNumber(dict[int, Any]):
 class OpenFiles:
     """All open files and directories of one session.
 
-    `file` gives the file server's object of each open file.
+    `file` gives the file server's object of each open file; `backing` is there with `-o
+    passthrough`.
     """
 
     def __init__(self, mount: Mount) -> None:
         self.file: dict[int, Any] = _ByNumber({NO_FH: None})
         self.directory: dict[int, OpenDirectory] = _ByNumber()
         self._node: dict[int, Vnode] = _ByNumber()
+        self.backing: BackingFiles | None = None
         self._mount = mount
         self._vnodes = mount.vnodes
         self._lock = threading.Lock()
@@ -60,6 +63,8 @@ class OpenFiles:
             del self.directory[fh]
         else:
             del self.file[fh]
+            if self.backing is not None:
+                self.backing.closed(fh)
         self._vnodes.close(self._node.pop(fh))
 
     def take_back(self, fh: int) -> None:

@@ -75,6 +75,7 @@ class HandedSession(Session):
         farewell: Callable[[], bool],
         max_write: int,
         writeback: bool = False,
+        passthrough: bool = False,
         on_ready: Callable[[], None] = lambda: None,
         on_table: OnTable | None = None,
     ) -> None:
@@ -84,6 +85,7 @@ class HandedSession(Session):
             mountpoint,
             max_write=max_write,
             writeback=writeback,
+            passthrough=passthrough,
             on_ready=on_ready,
             on_table=on_table,
         )

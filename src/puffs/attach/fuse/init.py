@@ -26,6 +26,7 @@ from puffs.attach.fuse.abi import (
     FUSE_NO_EXPORT_SUPPORT,
     FUSE_NO_OPEN_SUPPORT,
     FUSE_PARALLEL_DIROPS,
+    FUSE_PASSTHROUGH,
     FUSE_POSIX_ACL,
     FUSE_POSIX_LOCKS,
     FUSE_READDIRPLUS_AUTO,
@@ -37,6 +38,7 @@ from puffs.attach.fuse.abi import (
     KERNEL_VERSION,
     MIN_MINOR_VERSION,
 )
+from puffs.attach.fuse.passthrough import MAX_STACK_DEPTH
 from puffs.kernel.mount import Mount
 
 PAGE: Final = 4096
@@ -107,6 +109,7 @@ class Negotiated:
             time_gran=1,
             max_pages=-(-self.max_write // PAGE),
             flags2=self.flags >> 32,
+            max_stack_depth=MAX_STACK_DEPTH if self.flags & FUSE_PASSTHROUGH else 0,
         )
 
 
@@ -120,12 +123,18 @@ def newer_major(body: memoryview) -> bytes | None:
 
 
 def negotiate(
-    body: memoryview, mount: Mount, max_write: int, writeback: bool = False
+    body: memoryview,
+    mount: Mount,
+    max_write: int,
+    *,
+    writeback: bool = False,
+    passthrough: bool = False,
 ) -> Negotiated:
     """Settle on what the `fuse_init_in` in `body` offers and what `mount` has a use for.
 
     `max_write`: the largest data of one request that the mount was asked for; `writeback`: whether
-    the kernel is to buffer writes. Raises `WrongProtocol`, and `OSError` for a kernel that cannot.
+    the kernel is to buffer writes; `passthrough`: whether it is to read and write files of the host
+    itself. Raises `WrongProtocol`, and `OSError` for a kernel that cannot.
     """
     major, minor, max_readahead, offered = COMPAT_INIT_IN.struct.unpack_from(body)
     if major != KERNEL_VERSION or minor < MIN_MINOR_VERSION:
@@ -142,6 +151,13 @@ def negotiate(
                 errno.EOPNOTSUPP, "this kernel has no write-back cache: omit -o writeback"
             )
         wanted |= FUSE_WRITEBACK_CACHE
+    if passthrough:
+        if not offered & FUSE_PASSTHROUGH:
+            raise OSError(
+                errno.EOPNOTSUPP,
+                "this kernel has no passthrough (Linux 6.9 and later have): omit -o passthrough",
+            )
+        wanted |= FUSE_PASSTHROUGH
     if mount.server.posix_acl:
         wanted |= FUSE_DONT_MASK  # a default ACL takes the place of the umask
         if "access" not in mount.ops:  # with this the kernel checks permissions, by ACLs too

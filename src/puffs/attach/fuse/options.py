@@ -60,6 +60,7 @@ class MountOptions:
         auto_unmount: a process of its own unmounts when the server dies. None: whoever mounts
             decides (commands: yes; `puffs.run` and `puffs.mount`: no).
         writeback: the kernel buffers writes, and writes whole pages later.
+        passthrough: the kernel reads and writes files of the host itself, where an open brings one.
         threads: how many threads serve, for file servers that block.
         control: `puffs status`, `puffs trace` and their like find a socket of the server.
         slow: requests that take more seconds are logged; None: none is.
@@ -76,6 +77,7 @@ class MountOptions:
     max_write: int | None = None
     auto_unmount: bool | None = None
     writeback: bool = False
+    passthrough: bool = False
     threads: int = 1
     control: bool = True
     slow: float | None = None
@@ -195,6 +197,12 @@ OPTIONS = (
         None,
         "the kernel buffers writes; only where nobody else changes the files",
         SetField("writeback", True),
+    ),
+    Option(
+        "passthrough",
+        None,
+        "the kernel reads and writes the host's own files, past the file server; for root",
+        SetField("passthrough", True),
     ),
     Option(
         "threads",

@@ -69,6 +69,7 @@ def session_of(
     *,
     max_write: int,
     writeback: bool = False,
+    passthrough: bool = False,
     on_table: OnTable | None,
     on_ready: Callable[[], None],
 ) -> Session:
@@ -86,6 +87,7 @@ def session_of(
             connection.mountpoint,
             max_write=max_write,
             writeback=writeback,
+            passthrough=passthrough,
             on_ready=ready,
             on_table=on_table,
         )
@@ -96,6 +98,7 @@ def session_of(
         farewell=connection.farewell,
         max_write=max_write,
         writeback=writeback,
+        passthrough=passthrough,
         on_ready=ready,
         on_table=on_table,
     )

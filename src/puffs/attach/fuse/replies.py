@@ -186,7 +186,10 @@ class Replies:
         False when nobody wants them any more.
         """
         head = pack_entry(vnode, attr, self.lifetimes_of(entry))
-        return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, self.open_flags(hints), 0))
+        flags, backing = self.open_flags(hints), 0
+        if self._files.backing is not None:
+            flags, backing = self._files.backing.opened(vnode, fh, hints, flags)
+        return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, flags, backing))
 
     def _build_plain(self) -> None:
         channel, then = self._channel, self._flow.then
@@ -342,12 +345,16 @@ class Replies:
         fd, write, refused = channel.fd, channel.write, channel.refused
         pack = Struct("=IiQQIi").pack
         size = HEADER + OPEN_OUT.size
+        passed = None if files.backing is None else files.backing.opened
 
         def opened(reply: Any, unique: int, vnode: Vnode) -> None:
             file, hints = unwrap(reply)
             fh, told = files.open(vnode, file), False
             try:
-                write(fd, pack(size, 0, unique, fh, open_flags(hints), 0))
+                flags, backing = open_flags(hints), 0
+                if passed is not None:
+                    flags, backing = passed(vnode, fh, hints, flags)
+                write(fd, pack(size, 0, unique, fh, flags, backing))
                 told = True
             except OSError as exc:
                 refused(exc, unique)

@@ -32,6 +32,7 @@ from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_ma
 from puffs.attach.fuse.mountinfo import covering, find_mount, read_mounts
 from puffs.attach.fuse.mountpoint import resolve
 from puffs.attach.fuse.notify import Notifier
+from puffs.attach.fuse.passthrough import BackingFiles
 from puffs.attach.fuse.reader import AGAIN, END, Observer, Reader, Stop
 from puffs.attach.fuse.suspension import Suspension
 from puffs.kernel.mount import Mount
@@ -59,8 +60,8 @@ class Session:
     the kernel shows it.
 
     `max_write` is the largest data of one request in bytes; with `writeback` the kernel buffers
-    writes. `on_ready` is called when the kernel
-    has been answered and the mount can be used.
+    writes, with `passthrough` it reads and writes files of the host. `on_ready` is called when the
+    kernel has been answered and the mount can be used.
     """
 
     by_call = False
@@ -73,6 +74,7 @@ class Session:
         *,
         max_write: int,
         writeback: bool = False,
+        passthrough: bool = False,
         on_ready: Callable[[], None] = lambda: None,
         on_table: OnTable | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class Session:
         self._traceless = reads_without_trace(found.options if found is not None else ())
         self._max_write = max_write
         self._writeback = writeback
+        self._passthrough = passthrough
         self._on_ready = on_ready
         self._on_table = on_table
         self._files = OpenFiles(mount)
@@ -137,7 +140,15 @@ class Session:
             elif later := newer_major(body):
                 channel.send(unique, later)
             else:
-                self._negotiated = negotiate(body, self.mount, self._max_write, self._writeback)
+                self._negotiated = negotiate(
+                    body,
+                    self.mount,
+                    self._max_write,
+                    writeback=self._writeback,
+                    passthrough=self._passthrough,
+                )
+                if self._passthrough:
+                    self._files.backing = BackingFiles(self._fd, self.mountpoint)
                 self.cache.minor = self._negotiated.minor
                 self.mount.start()  # before the reply: from then on the kernel may ask
                 channel.send(unique, self._negotiated.reply())
@@ -258,6 +269,8 @@ class Session:
         with self._lock:
             self.ended.set()
         self._end_notifications()
+        if self._files.backing is not None:
+            self._files.backing.end()
         os.close(self._fd)
         self._clear_away()
         while self._calls:
@@ -357,6 +370,7 @@ class Session:
             "max_write": negotiated.max_write if negotiated else None,
             "threads": len(self._readers),
             "open_files": len(self._files),
+            "passthrough": None if self._files.backing is None else len(self._files.backing),
             "held": sum(len(reader.held) for reader in self._readers),
         }
 
@@ -375,6 +389,11 @@ class Session:
         """
         self.check_outside()
         self._suspension.suspend(deadline)
+
+    def check_held(self) -> None:
+        """EOPNOTSUPP while data may go past the file server."""
+        if self._files.backing is not None:
+            self._files.backing.check_held(self.device)
 
     def resume(self) -> None:
         """Serve again, and first of all what was held back."""

@@ -63,9 +63,10 @@ class Suspension:
         self._flushing = threading.Lock()
 
     def suspend(self, deadline: float) -> None:
-        """Let nothing be under way and hold back what comes. ETIMEDOUT after `deadline`.
+        """Let nothing be under way and hold back what comes.
 
-        `resume` is needed afterwards in any case.
+        Raises `OSError`: ETIMEDOUT after `deadline`, EOPNOTSUPP for files that are read and written
+        past the file server. `resume` is needed afterwards in any case.
         """
         writers = Writers(self._session.mount.args.payload)
         with _Root(self._session.mountpoint, self._root_type, deadline) as root:
@@ -77,6 +78,7 @@ class Suspension:
             with self._standstill(deadline) as readers:
                 _hold(readers, Phase.FLUSH, writers)
             with self._flushed(root, deadline, writers) as readers:
+                self._session.check_held()
                 _hold(readers, Phase.SHUT, writers)
 
     def flush(self, deadline: float) -> None:

@@ -20,7 +20,15 @@ from puffs.attach.fuse.options import MountOptions
 FUSE_DEVICE: Final = (10, 229)
 """major and minor of /dev/fuse (Documentation/admin-guide/devices.txt of the kernel)."""
 
-_STILL_OPEN: Final = ("max_write", "threads", "control", "slow", "namecache", "pagecache")
+_STILL_OPEN: Final = (
+    "max_write",
+    "threads",
+    "control",
+    "slow",
+    "namecache",
+    "pagecache",
+    "passthrough",
+)
 """Options of the server, and not of the mount."""
 
 

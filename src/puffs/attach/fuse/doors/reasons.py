@@ -176,6 +176,13 @@ ONE_COMMAND: Final = Reason(
     "run that one with `puffs exec -m SPEC:DIR -- COMMAND`",
 )
 
+# What needs privilege although the mount does not
+
+NO_PASSTHROUGH: Final = Reason(
+    "it needs CAP_SYS_ADMIN in the first user namespace",
+    "run the server as root, outside of containers with user namespaces",
+)
+
 # A connection from somebody else
 
 NOT_HANDED: Final = Reason(
