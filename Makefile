@@ -8,6 +8,8 @@ STAMP  := $(VENV)/.installed
 FUZZ_STAMP  := $(VENV)/.fuzz
 BENCH_VENV  := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
+# Where Debian's libfuse3-dev has them; systems that install no documentation leave them out.
+EXAMPLES    := usr/share/doc/libfuse3-dev/examples
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -70,9 +72,15 @@ for_programs = ( $(call apt,ls /usr/lib/postgresql/*/bin/initdb,postgresql,a dat
 		$(testsuite),tests of CPython) ) || true
 
 # What is measured beside puffs. Without it the report says what is missing.
-for_bench = ( $(call apt,type git tar,git tar,the steps of the benchmark) ) || true; \
-	( $(call apt,type bindfs,bindfs,a peer in the benchmark) ) || true; \
-	( $(call apt,pkg-config --exists fuse3,pkg-config libfuse3-dev,libfuse's examples) ) || true
+python_h = import os; import sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")
+libfuse2 = $(shell apt-cache show libfuse2t64 >/dev/null 2>&1 && echo libfuse2t64 || echo libfuse2)
+for_bench = ( $(call apt,type git tar,git tar,what is done with trees) ) || true; \
+	( $(call apt,type bindfs,bindfs,bindfs) ) || true; \
+	( $(call apt,/sbin/ldconfig -p | grep -F libfuse3.so,fuse3,mfusepy) ) || true; \
+	( $(call apt,/sbin/ldconfig -p | grep -F libfuse.so.2,$(libfuse2),fusepy) ) || true; \
+	( $(call apt,pkg-config --exists fuse,pkg-config libfuse-dev,llfuse) ) || true; \
+	( $(call apt,pkg-config --exists fuse3,pkg-config libfuse3-dev,a server of libfuse and pyfuse3) ) || true; \
+	( $(call apt,$(PYTHON) -c '$(python_h)',python3-dev,pyfuse3 and llfuse) ) || true
 
 # How many processes run tests beside each other.
 WORKERS ?= 2
@@ -148,11 +156,22 @@ $(FUZZ_STAMP): $(STAMP)
 	}
 	@touch $@
 
+# Peers are installed each by itself: one that cannot be built keeps no other away.
 ifneq ($(call whole,$(BENCH_VENV)),yes)
 .PHONY: $(BENCH_STAMP)
 endif
 $(BENCH_STAMP): benchmarks/peers.txt
-	@$(call apt,/sbin/ldconfig -p | grep libfuse3,fuse3,mfusepy$(comma) a peer in the benchmark)
 	@$(call venv,$(BENCH_VENV))
-	@$(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) -r benchmarks/peers.txt
+	@grep -o '^[a-z][a-z0-9]*' benchmarks/peers.txt | while read -r peer; do \
+		log=$(BENCH_VENV)/$$peer.log; \
+		if $(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(grep "^$$peer\>" benchmarks/peers.txt)" \
+				>$$log 2>&1 </dev/null; then \
+			rm $$log; \
+		else \
+			echo "make: going on without $$peer: see $$log" >&2; \
+		fi; \
+	done
+	@[ -d /$(EXAMPLES) ] || ( cd $(BENCH_VENV) && apt-get download -qq libfuse3-dev && \
+		dpkg -x libfuse3-dev_*.deb libfuse3-dev ) || \
+		echo "make: going on without the examples of libfuse" >&2
 	@echo "$(CURDIR)" > $@

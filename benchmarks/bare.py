@@ -8,6 +8,7 @@ Run as `python -m benchmarks.bare MOUNTPOINT`; it needs CAP_SYS_ADMIN and ends w
 
 import ctypes
 import errno
+import itertools
 import os
 import stat
 import sys
@@ -19,7 +20,8 @@ MAX_WRITE = 1 << 20
 ROOT, DATA = 1, 2
 
 # Opcodes and flags of linux/fuse.h.
-LOOKUP, FORGET, GETATTR, OPEN, READ, WRITE, STATFS, RELEASE = 1, 2, 3, 14, 15, 16, 17, 18
+LOOKUP, FORGET, GETATTR, MKDIR, UNLINK, RMDIR, FLUSH, CREATE = 1, 2, 3, 9, 10, 11, 25, 35
+OPEN, READ, WRITE, STATFS, RELEASE = 14, 15, 16, 17, 18
 INIT, OPENDIR, READDIR, RELEASEDIR, INTERRUPT, BATCH_FORGET = 26, 27, 28, 29, 36, 42
 HIGHEST = 64
 FOPEN_DIRECT_IO = 1
@@ -30,11 +32,14 @@ IN_HEADER_SIZE = 40
 IO_IN = Struct("<QQI")  # fh, offset, size: how read_in and write_in begin
 WRITE_IN_SIZE = 40
 INIT_IN = Struct("<IIII")  # major, minor, max_readahead, flags
+MKDIR_IN = Struct("<II")  # mode, umask
+CREATE_IN = Struct("<IIII")  # flags, mode, umask, open_flags
 
 OUT_HEADER = Struct("<IiQ")  # length, -errno, unique: how every reply begins
 ATTR = Struct("<6Q10I")
 ATTR_REPLY = Struct("<IiQ16x88s")  # no lifetime
 ENTRY_REPLY = Struct("<IiQQ32x88s")  # generation 0, no lifetimes
+CREATE_REPLY = Struct("<IiQQ32x88sQII")
 OPEN_REPLY = Struct("<IiQQII")
 WRITE_REPLY = Struct("<IiQII")
 STATFS_REPLY = Struct("<IiQ5QIII28x")
@@ -56,12 +61,40 @@ def table(device: int, request: bytearray) -> list[Handler]:
         ROOT: attr(ROOT, stat.S_IFDIR | 0o755, 0, 2),
         DATA: attr(DATA, stat.S_IFREG | 0o644, DATA_SIZE, 1),
     }
+    names = {b"data": DATA}
+    nodeids = itertools.count(DATA + 1)
     dirent = Struct("<QQII4s4x").pack(DATA, 1, 4, stat.S_IFREG >> 12, b"data")
 
+    def name(start: int) -> bytes:
+        return bytes(request[start : request.index(0, start)])
+
     def lookup(unique: int, nodeid: int) -> bytes:
-        if nodeid != ROOT or request[IN_HEADER_SIZE : request.index(0, IN_HEADER_SIZE)] != b"data":
+        found = names.get(name(IN_HEADER_SIZE)) if nodeid == ROOT else None
+        if found is None:
             return OUT_HEADER.pack(16, -errno.ENOENT, unique)
-        return ENTRY_REPLY.pack(144, 0, unique, DATA, attrs[DATA])
+        return ENTRY_REPLY.pack(144, 0, unique, found, attrs[found])
+
+    def make(start: int, mode: int) -> int:
+        nodeid = names[name(start)] = next(nodeids)
+        attrs[nodeid] = attr(nodeid, mode, 0, 1)
+        return nodeid
+
+    def mkdir(unique: int, nodeid: int) -> bytes:
+        mode, _ = MKDIR_IN.unpack_from(request, IN_HEADER_SIZE)
+        made = make(IN_HEADER_SIZE + MKDIR_IN.size, stat.S_IFDIR | mode)
+        return ENTRY_REPLY.pack(144, 0, unique, made, attrs[made])
+
+    def create(unique: int, nodeid: int) -> bytes:
+        _, mode, _, _ = CREATE_IN.unpack_from(request, IN_HEADER_SIZE)
+        made = make(IN_HEADER_SIZE + CREATE_IN.size, mode)
+        return CREATE_REPLY.pack(160, 0, unique, made, attrs[made], 0, FOPEN_DIRECT_IO, 0)
+
+    def remove(unique: int, nodeid: int) -> bytes:
+        gone = names.pop(name(IN_HEADER_SIZE), None)
+        if gone is None:
+            return OUT_HEADER.pack(16, -errno.ENOENT, unique)
+        del attrs[gone]
+        return OUT_HEADER.pack(16, 0, unique)
 
     def getattr_(unique: int, nodeid: int) -> bytes:
         return ATTR_REPLY.pack(120, 0, unique, attrs[nodeid])
@@ -120,6 +153,11 @@ def table(device: int, request: bytearray) -> list[Handler]:
         READDIR: readdir,
         STATFS: statfs,
         INIT: init,
+        MKDIR: mkdir,
+        CREATE: create,
+        UNLINK: remove,
+        RMDIR: remove,
+        FLUSH: done,
         RELEASE: done,
         RELEASEDIR: done,
         FORGET: silent,

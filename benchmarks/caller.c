@@ -19,6 +19,7 @@
 enum { KIB_4 = 4 << 10, MIB_1 = 1 << 20, DATA_SIZE = 16 << 20 };
 
 static char *buffer; /* page aligned: 1 MiB then takes 256 pages, one request, and not 257 */
+static char sibling[4200]; /* a name beside the file, which is not there between two calls */
 static struct stat status;
 
 /* Successive transfers walk through the file, so that no server can profit from one hot page. */
@@ -70,6 +71,19 @@ static int op_open_close(int fd, const char *path, unsigned call)
 	return fd < 0 ? -1 : close(fd);
 }
 
+static int op_mkdir_rmdir(int fd, const char *path, unsigned call)
+{
+	(void)fd, (void)path, (void)call;
+	return mkdir(sibling, 0755) != 0 ? -1 : rmdir(sibling);
+}
+
+static int op_create_unlink(int fd, const char *path, unsigned call)
+{
+	(void)path, (void)call;
+	fd = open(sibling, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	return fd < 0 || close(fd) != 0 ? -1 : unlink(sibling);
+}
+
 static const struct operation {
 	const char *name;
 	int (*call)(int fd, const char *path, unsigned call);
@@ -77,7 +91,8 @@ static const struct operation {
 	{ "stat", op_stat },         { "fstat", op_fstat },
 	{ "read_4k", op_read_4k },   { "write_4k", op_write_4k },
 	{ "read_1m", op_read_1m },   { "write_1m", op_write_1m },
-	{ "open_close", op_open_close },
+	{ "open_close", op_open_close }, { "mkdir_rmdir", op_mkdir_rmdir },
+	{ "create_unlink", op_create_unlink },
 };
 
 static int64_t now(void)
@@ -107,6 +122,7 @@ static void run(const char *name, unsigned count, const char *path)
 		printf("error: open: %s\n", strerror(errno));
 		return;
 	}
+	snprintf(sibling, sizeof sibling, "%s.new", path);
 	errno = 0;
 	before = now();
 	for (call = 0; call < count; call++)

@@ -1,6 +1,6 @@
 /*
- * The floor of the benchmark: one file of 16 MiB served on /dev/fuse by a read-write loop with
- * nothing around it. No library, no thread, no cache, no lifetime: every call of the caller is a
+ * The floor of the benchmark: one file of 16 MiB, and maybe an empty file or directory beside it,
+ * served on /dev/fuse by a read-write loop with nothing around it. No library, no thread, no cache, no lifetime: every call of the caller is a
  * round trip, and no file server on this kernel can answer it with less work.
  *
  * usage: floor MOUNTPOINT      (needs CAP_SYS_ADMIN; ends when it is unmounted)
@@ -19,7 +19,9 @@
 
 enum { DATA_SIZE = 16 << 20, MAX_WRITE = 1 << 20, DATA_NODEID = 2 };
 
-static const char DATA_NAME[] = "data";
+static const char DATA_NAME[] = "data", NEW_NAME[] = "data.new";
+static uint64_t new_nodeid = DATA_NODEID; /* another one for each that is made */
+static uint32_t new_mode;                 /* 0: there is none */
 static char data[DATA_SIZE];
 static char request[MAX_WRITE + 4096] __attribute__((aligned(4096)));
 static int device;
@@ -38,14 +40,16 @@ static void reply(uint64_t unique, int error, const void *body, size_t size)
 
 static void fill_attr(struct fuse_attr *attr, uint64_t nodeid)
 {
-	int is_root = nodeid == FUSE_ROOT_ID;
+	int is_data = nodeid == DATA_NODEID;
 
 	memset(attr, 0, sizeof *attr);
 	attr->ino = nodeid;
-	attr->size = is_root ? 0 : DATA_SIZE;
+	attr->size = is_data ? DATA_SIZE : 0;
 	attr->blocks = attr->size / 512;
-	attr->mode = is_root ? S_IFDIR | 0755 : S_IFREG | 0644;
-	attr->nlink = is_root ? 2 : 1;
+	attr->mode = is_data                   ? S_IFREG | 0644
+		     : nodeid == FUSE_ROOT_ID ? S_IFDIR | 0755
+					      : new_mode;
+	attr->nlink = S_ISDIR(attr->mode) ? 2 : 1;
 	attr->blksize = 4096;
 }
 
@@ -66,14 +70,53 @@ static void do_init(uint64_t unique, const struct fuse_init_in *in)
 
 static void do_lookup(uint64_t unique, uint64_t nodeid, const char *name)
 {
-	struct fuse_entry_out out = { .nodeid = DATA_NODEID };
+	struct fuse_entry_out out = { 0 };
 
-	if (nodeid != FUSE_ROOT_ID || strcmp(name, DATA_NAME) != 0) {
+	if (nodeid == FUSE_ROOT_ID && strcmp(name, DATA_NAME) == 0)
+		out.nodeid = DATA_NODEID;
+	else if (nodeid == FUSE_ROOT_ID && new_mode != 0 && strcmp(name, NEW_NAME) == 0)
+		out.nodeid = new_nodeid;
+	else {
 		reply(unique, ENOENT, NULL, 0);
 		return;
 	}
-	fill_attr(&out.attr, DATA_NODEID);
+	fill_attr(&out.attr, out.nodeid);
 	reply(unique, 0, &out, sizeof out);
+}
+
+static void make(struct fuse_entry_out *out, uint32_t mode)
+{
+	new_mode = mode;
+	out->nodeid = ++new_nodeid;
+	fill_attr(&out->attr, new_nodeid);
+}
+
+static void do_mkdir(uint64_t unique, const struct fuse_mkdir_in *in)
+{
+	struct fuse_entry_out out = { 0 };
+
+	make(&out, S_IFDIR | in->mode);
+	reply(unique, 0, &out, sizeof out);
+}
+
+static void do_create(uint64_t unique, const struct fuse_create_in *in)
+{
+	struct {
+		struct fuse_entry_out entry;
+		struct fuse_open_out open;
+	} out = { .open.open_flags = FOPEN_DIRECT_IO };
+
+	make(&out.entry, in->mode);
+	reply(unique, 0, &out, sizeof out);
+}
+
+static void do_remove(uint64_t unique, const char *name)
+{
+	int found = new_mode != 0 && strcmp(name, NEW_NAME) == 0;
+
+	if (found)
+		new_mode = 0;
+	reply(unique, found ? 0 : ENOENT, NULL, 0);
 }
 
 static void do_getattr(uint64_t unique, uint64_t nodeid)
@@ -143,6 +186,11 @@ static void serve(const struct fuse_in_header *in)
 	case FUSE_WRITE:      do_write(in->unique, body); break;
 	case FUSE_READDIR:    do_readdir(in->unique, body); break;
 	case FUSE_STATFS:     do_statfs(in->unique); break;
+	case FUSE_MKDIR:      do_mkdir(in->unique, body); break;
+	case FUSE_CREATE:     do_create(in->unique, body); break;
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:      do_remove(in->unique, body); break;
+	case FUSE_FLUSH:
 	case FUSE_RELEASE:
 	case FUSE_RELEASEDIR: reply(in->unique, 0, NULL, 0); break;
 	case FUSE_FORGET:

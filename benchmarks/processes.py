@@ -27,6 +27,10 @@ class BenchmarkError(Exception):
     """What keeps a benchmark from being run, in words for the person who started it."""
 
 
+class CallError(BenchmarkError):
+    """A call on one server failed; the others are not concerned."""
+
+
 def is_mounted(path: Path) -> bool:
     """Tell from the mount table, without touching the mount, whether `path` is a mount point."""
     written = str(path).replace("\\", r"\134").replace(" ", r"\040")  # proc_pid_mountinfo(5)
@@ -147,8 +151,10 @@ class Caller:
         if not select.select([answers], [], [], BURST_SECONDS)[0]:
             raise BenchmarkError(f"{operation} on {path}: no answer in {BURST_SECONDS:.0f} s")
         answer = answers.readline().decode().strip()
+        if not answer:
+            raise BenchmarkError(f"{operation} on {path}: the caller has ended")
         if not answer.isdecimal():
-            raise BenchmarkError(f"{operation} on {path}: {answer or 'the caller has ended'}")
+            raise CallError(f"{operation}: {answer}")
         return int(answer)
 
     def __enter__(self) -> Self:

@@ -9,6 +9,7 @@ from benchmarks.processes import BenchmarkError
 
 HERE = Path(__file__).parent
 BENCH_ENVIRONMENT = HERE.parent / ".venv-bench"
+PEER_PYTHON = str(BENCH_ENVIRONMENT / "bin/python")
 EXAMPLES = Path("usr/share/doc/libfuse3-dev/examples")
 # Where they are installed, and where `make bench` unpacks them if documentation is not installed.
 EXAMPLE_DIRECTORIES = (Path("/") / EXAMPLES, BENCH_ENVIRONMENT / "libfuse3-dev" / EXAMPLES)
@@ -50,3 +51,14 @@ def compile_example(name: str, target: Path) -> None:
         raise BenchmarkError(f"{name}.c is not there: it comes with Debian's libfuse3-dev")
     flags = shlex.split(run(["pkg-config", "--cflags", "--libs", "fuse3"]))
     compile_c(found[0], target, ["-w", *EXAMPLE_FLAGS, *flags])
+
+
+def why_missing(server: str, said: str) -> str:
+    """Return why a server does not run: what its installation said, or else what it said itself."""
+    peer = server.partition("-")[0]
+    log = BENCH_ENVIRONMENT / f"{peer}.log"  # `make bench` leaves it when it fails
+    if not log.exists():
+        return said
+    lines = log.read_text(errors="replace").strip().splitlines()
+    errors = [line for line in lines if "error" in line.lower()] or lines or [said]
+    return f"it cannot be installed: {errors[-1].strip()} (all of it: {log})"

@@ -3,7 +3,8 @@
 All servers are mounted at once. Each does a step in turn, in another order every round, with one
 process that works through four parts of the tree, or with four processes that have a part each.
 Before every step the kernel forgets all names, attributes and pages of all mounts, so that each
-step reaches the servers; what they let the kernel keep helps them within a step.
+step reaches the servers; what they let the kernel keep helps them within a step. After that the
+step is made once in a directory of no server, so that the first server finds the programs warm.
 """
 
 import os
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from benchmarks import workload
 from benchmarks.processes import BenchmarkError, last_words, mounted
-from benchmarks.programs import HERE, compile_example
+from benchmarks.programs import HERE, PEER_PYTHON, compile_example, why_missing
 from benchmarks.results import Sample
 
 PART = "trees"
@@ -39,6 +40,8 @@ class Server(NamedTuple):
 
 
 _PUFFS = [sys.executable, "-m", "puffs", "mount", "-f"]
+_PATHS = [PEER_PYTHON, "-m", "benchmarks.peer_paths"]
+_INODES = [PEER_PYTHON, "-m", "benchmarks.peer_inodes"]
 
 PASSTHROUGH_SERVERS = {
     PASSTHROUGH: Server(["{build}/passthrough_ll", "-f", "-o", "source={backing}", "{mountpoint}"]),
@@ -46,10 +49,16 @@ PASSTHROUGH_SERVERS = {
     "passthrough": Server(["{build}/passthrough", "-f", "{mountpoint}"], "{mountpoint}{backing}"),
     NULL: Server([*_PUFFS, "null:{backing}", "{mountpoint}"]),
     "bindfs": Server(["bindfs", "-f", "{backing}", "{mountpoint}"]),
+    "mfusepy": Server([*_PATHS, "mfusepy", "loopback", "{mountpoint}", "{backing}"]),
+    "fusepy": Server([*_PATHS, "fuse", "loopback", "{mountpoint}", "{backing}"]),
+    "pyfuse3": Server([*_INODES, "pyfuse3", "loopback", "{mountpoint}", "{backing}"]),
+    "llfuse": Server([*_INODES, "llfuse", "loopback", "{mountpoint}", "{backing}"]),
 }
 MEMORY_SERVERS = {
     TMPFS: Server([], "{backing}"),
     MEM: Server([*_PUFFS, "mem:", "{mountpoint}"]),
+    "mfusepy-memory": Server([*_PATHS, "mfusepy", "memory", "{mountpoint}"]),
+    "fusepy-memory": Server([*_PATHS, "fuse", "memory", "{mountpoint}"]),
 }
 SERVERS = PASSTHROUGH_SERVERS | MEMORY_SERVERS
 EXAMPLES = {PASSTHROUGH, "passthrough"}  # of libfuse: they are compiled first
@@ -152,11 +161,14 @@ def measure(
     A server on which a step fails is measured no more: it goes from `places` to `missing`.
     """
     order = list(places)
+    warm = data / "warm"
+    warm.mkdir()
     for number in range(rounds):
         for processes in PROCESSES:
             groups = [parts[first::processes] for first in range(processes)]
             for step in steps:
                 forget(list(places.values()))
+                run_step(step, groups, data, warm)
                 for turn in range(len(order)):
                     server = order[(turn + number) % len(order)]
                     if server not in places:
@@ -188,7 +200,7 @@ def mount_all(
                     compile_example(name, build / name)
                 stack.enter_context(mounted(command, mountpoint, HERE.parent))
             except BenchmarkError as error:
-                missing[name] = str(error)
+                missing[name] = why_missing(name, str(error))
                 continue
         places[name] = Path(SERVERS[name].inside.format_map(where))
     return places

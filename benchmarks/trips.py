@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.processes import BenchmarkError, Caller, mounted
-from benchmarks.programs import BENCH_ENVIRONMENT, HERE, compile_c
+from benchmarks.processes import BenchmarkError, Caller, CallError, mounted
+from benchmarks.programs import HERE, PEER_PYTHON, compile_c, why_missing
 from benchmarks.results import Sample
 
 PINNED, UNPINNED = "pinned", "unpinned"
 
-PEER_PYTHON = str(BENCH_ENVIRONMENT / "bin/python")
 FLOOR, BARE = "floor", "bare-python"
 # The same file server, with `def`, with `async def`, and in a process of its own.
 PLAIN, ASYNC, ISOLATED = "puffs", "puffs-async", "puffs-isolated"
+NO_OPEN = "puffs-no-open"  # does less than all others: the kernel opens files by itself
 
 SERVERS: dict[str, list[str]] = {
     # name: command, to which the mount point is added
@@ -29,7 +29,11 @@ SERVERS: dict[str, list[str]] = {
     PLAIN: [sys.executable, "-m", "benchmarks.server"],
     ASYNC: [sys.executable, "-m", "benchmarks.server", "--async"],
     ISOLATED: [sys.executable, "-m", "benchmarks.server", "--isolated"],
-    "mfusepy": [PEER_PYTHON, "-m", "benchmarks.peer_mfusepy"],
+    "mfusepy": [PEER_PYTHON, "-m", "benchmarks.peer_paths", "mfusepy", "onefile"],
+    "fusepy": [PEER_PYTHON, "-m", "benchmarks.peer_paths", "fuse", "onefile"],
+    "pyfuse3": [PEER_PYTHON, "-m", "benchmarks.peer_inodes", "pyfuse3", "onefile"],
+    "llfuse": [PEER_PYTHON, "-m", "benchmarks.peer_inodes", "llfuse", "onefile"],
+    NO_OPEN: [sys.executable, "-m", "benchmarks.server", "--no-open"],
 }
 OURS = {FLOOR, BARE, PLAIN}  # without one of these there is nothing to compare
 
@@ -42,6 +46,13 @@ OPERATIONS = {
     "read_1m": 16,
     "write_1m": 16,
     "open_close": 200,
+    "mkdir_rmdir": 100,
+    "create_unlink": 100,
+}
+LIMITED = {
+    # name: the operations in which a server does what the others do, where that is not all of them
+    "llfuse": OPERATIONS.keys() - {"read_4k", "read_1m"},  # it has no reads that bypass the cache
+    NO_OPEN: {"open_close"},
 }
 
 
@@ -63,19 +74,30 @@ def measure(
     files: dict[str, Path],
     operations: list[str],
     rounds: int,
+    missing: dict[str, str],
     progress: Callable[[str], None],
 ) -> Iterator[Sample]:
-    """Yield the bursts of all rounds; a round before the first only warms things up."""
-    names = list(files)
+    """Yield the bursts of all rounds; a round before the first only warms things up.
+
+    A server on which a call fails is measured no more: it goes from `files` to `missing`.
+    """
+    order = list(files)
     for number in range(rounds + 1):
         progress(f"round trips, {part}, round {number} of {rounds}")
         for operation in operations:
             calls = OPERATIONS[operation]
-            for turn in range(len(names)):
-                server = names[(turn + number) % len(names)]
-                ns = caller.burst(operation, calls, files[server])
-                if number:
-                    yield Sample(part, number, server, operation, calls, ns)
+            for turn in range(len(order)):
+                server = order[(turn + number) % len(order)]
+                if server not in files or operation not in LIMITED.get(server, operations):
+                    continue
+                try:
+                    ns = caller.burst(operation, calls, files[server])
+                except CallError as error:
+                    missing[server] = str(error)
+                    del files[server]
+                else:
+                    if number:
+                        yield Sample(part, number, server, operation, calls, ns)
 
 
 def run(
@@ -101,9 +123,9 @@ def run(
             try:
                 stack.enter_context(mounted([*command, str(mountpoint)], mountpoint, HERE.parent))
             except BenchmarkError as error:
-                missing[name] = str(error)
+                missing[name] = why_missing(name, str(error))
             else:
                 files[name] = mountpoint / "data"
         if FLOOR in missing:
             raise BenchmarkError(f"the floor cannot be mounted (that needs root): {missing[FLOOR]}")
-        yield from measure(part, caller, files, operations, rounds, progress)
+        yield from measure(part, caller, files, operations, rounds, missing, progress)
