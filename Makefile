@@ -22,6 +22,7 @@ whole = $(shell [ "$$(cat $(1)/.installed 2>/dev/null)" = "$(CURDIR)" ] && \
 	$(1)/bin/python -c 'import pip' 2>/dev/null && echo yes)
 
 comma := ,
+hash := \#
 
 # $(call apt,TEST,PACKAGES,WHAT FOR): when the shell command TEST fails, install PACKAGES.
 define apt
@@ -53,6 +54,10 @@ define venv
 endef
 
 PIP_FLAGS := --quiet --disable-pip-version-check
+
+# What the compiled loop is built with. Without it the plain one serves.
+for_compiling = ( $(call apt,echo '$(hash)include <Python.h>' | cc -E -I"$$($(PYTHON) -c 'import sysconfig; \
+	print(sysconfig.get_path("include"))')" -,gcc libc6-dev python3-dev,the compiled loop) ) || true
 
 # What some tests need beside Python. Without it they are skipped.
 for_tests = ( $(call apt,command -v fusermount3,fuse3,mounting as an ordinary user) ) || true; \
@@ -142,7 +147,8 @@ $(BENCH_VENV): $(BENCH_STAMP)
 ifneq ($(call whole,$(VENV)),yes)
 .PHONY: $(STAMP)
 endif
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py src/puffs/attach/fuse/_compiled.pyx
+	@$(for_compiling)
 	@$(call venv,$(VENV))
 	@$(PY) -m pip install $(PIP_FLAGS) -e '.[dev]'
 	@echo "$(CURDIR)" > $@

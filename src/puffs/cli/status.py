@@ -98,6 +98,7 @@ _ROWS: Final = (
     "server_pid",
     "uptime",
     "protocol",
+    "loop",
     "threads",
     "max_write",
     "nodes",

@@ -138,7 +138,9 @@ def build(serving: Serving) -> list[Handler]:
         present = route.operation in mount.ops or (route.operation is None and route.absent is None)
         kept_back = opcode in _KEPT_BACK and _KEPT_BACK[opcode](serving)
         if (present or ours) and not kept_back and opcode in handlers:
-            table[opcode] = handlers[opcode]
+            plain = handlers[opcode]
+            kind = serving.compiled.get(opcode)
+            table[opcode] = plain if kind is None else kind(serving, plain)
         else:
             table[opcode] = _refuse(_absent(mount, route))
     return table

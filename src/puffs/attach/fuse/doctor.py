@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from puffs.attach.fuse import compiled
 from puffs.attach.fuse.abi import (
     FUSE_OVER_IO_URING,
     FUSE_PASSTHROUGH,
@@ -291,6 +292,18 @@ def _protocol(patient: Patient) -> Finding:
     return Finding(State.OK, version)
 
 
+def _loop(_patient: Patient) -> Finding:
+    if compiled.module() is not None:
+        return Finding(State.OK, "compiled")
+    if compiled.unwanted():
+        return Finding(State.NOTE, f"plain: {compiled.PURE} is set", f"unset {compiled.PURE}")
+    return Finding(
+        State.NOTE,
+        "plain: the compiled one was not built",
+        "install a C compiler (apt install gcc libc6-dev), then puffs again",
+    )
+
+
 def _passthrough(patient: Patient) -> Finding:
     offer = patient.offer
     if offer is None:
@@ -371,6 +384,7 @@ GROUND_CHECKS: Final = (
     Check("user_allow_other", "user_allow_other", "-o allow_other for ordinary users", _others),
     Check("mount_max", "mount_max", "FUSE mounts of ordinary users at once", _mount_max),
     Check("protocol", "protocol", "what kernel and server can say to each other", _protocol),
+    Check("loop", "request loop", "the compiled one needs less time for each request", _loop),
     Check("passthrough", "passthrough", "the kernel reads and writes a file itself", _passthrough),
     Check("io_uring", "io_uring", "requests without a system call each", _io_uring),
     Check("max_pages", "largest request", "how much one read or write moves", _pages),

@@ -11,13 +11,14 @@ from collections.abc import Callable, Container, Sequence
 from enum import Enum, auto
 from typing import Protocol
 
+from puffs.attach.fuse import compiled
 from puffs.attach.fuse.abi import IN_HEADER, Opcode
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Header, Request
 from puffs.attach.fuse.dispatch import Refusal, build, operation_name, wants_reply
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.flow import DirectFlow, Flow
 from puffs.attach.fuse.gate import Gate, Phase
-from puffs.attach.fuse.handlers import Serving
+from puffs.attach.fuse.handlers import CompiledHandlers, Serving
 from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.init import Negotiated
 from puffs.attach.fuse.replies import Replies
@@ -109,7 +110,9 @@ class Reader:
         self.mount = mount
         self.unmounted = False
         """Whether that was the end, and no accident."""
-        self.channel = Channel(fd, negotiated.buffer_size, traceless)
+        self._compiled = compiled.module()
+        kind = Channel if self._compiled is None else self._compiled.CompiledChannel
+        self.channel: Channel = kind(fd, negotiated.buffer_size, traceless)
         self._files = files
         self._flags = negotiated.flags
         self._notify = notify
@@ -219,6 +222,7 @@ class Reader:
                 self._flags,
                 self._notify,
                 self._run_calls,
+                self._compiled_handlers() if wrap is None else {},
             )
         )
         if self._on_table is not None:
@@ -228,6 +232,13 @@ class Reader:
         if gate is not None:
             gate.wrap(self.channel, handlers)
         self._handlers[:] = handlers  # in place: the loop holds this list
+
+    def _compiled_handlers(self) -> CompiledHandlers:
+        """The kinds of compiled handlers that can be used, if there are any."""
+        kinds: CompiledHandlers = {} if self._compiled is None else self._compiled.HANDLERS
+        if self._flow.looks_on:  # then data is lent for longer than the operation runs
+            kinds = {opcode: kind for opcode, kind in kinds.items() if opcode != Opcode.WRITE}
+        return kinds
 
     def serve(self) -> None:
         """Serve until the connection ends."""
@@ -244,6 +255,9 @@ class Reader:
 
     def _loop(self, enough: Sign | None, readv: ReadVector = os.readv) -> Read:
         channel, handlers = self.channel, self._handlers
+        if self._compiled is not None and readv is os.readv:
+            outcome: Read | None = self._compiled.run(self, channel, handlers, enough)
+            return outcome or Read.SERVED
         fd, buffer = channel.fd, channel.buffer
         vector = (buffer,)
         unpack = IN_HEADER.struct.unpack_from
@@ -251,36 +265,50 @@ class Reader:
         while True:
             try:
                 length = readv(fd, vector)
-            except BlockingIOError:
-                return Read.NOTHING
             except OSError as exc:
-                if exc.errno in END:
-                    self.unmounted = exc.errno == errno.ENODEV
-                    return Read.ENDED
-                if exc.errno in AGAIN:
-                    continue
-                raise
+                if outcome := self.not_read(exc):
+                    return outcome
+                continue
             if length < BODY:  # the other side of a connection that is no device has closed it
                 return Read.ENDED
             channel.header = header = unpack(buffer)
             opcode = header[1]
             try:
                 handlers[opcode if opcode < known else 0](header[2], header[3], length)
-            except BufferKept as kept:
-                if kept.__cause__ is not None:
-                    self._fail(header, kept.__cause__)
-                channel.renew_buffer()
-                self.rebuild()
-                return Read.SERVED
-            except Resumed:
-                self.serve_held()
-                return Read.SERVED
-            except (Stop, KeyboardInterrupt):
-                raise
             except BaseException as exc:
-                self._fail(header, exc)
+                if outcome := self.raised(header, exc):
+                    return outcome
             if enough is not None and enough.now:
                 return Read.SERVED
+
+    def not_read(self, exc: OSError) -> Read | None:
+        """What it means that reading has raised; None: read again."""
+        if exc.errno in END:
+            self.unmounted = exc.errno == errno.ENODEV
+            return Read.ENDED
+        if exc.errno in AGAIN:
+            return None
+        if isinstance(exc, BlockingIOError):
+            return Read.NOTHING
+        raise exc
+
+    def raised(self, header: Header, exc: BaseException) -> Read | None:
+        """A handler has raised: answer for it. None: that was all; else the loop is to be left,
+        since the buffer or the table are others now.
+        """
+        if isinstance(exc, BufferKept):
+            if exc.__cause__ is not None:
+                self._fail(header, exc.__cause__)
+            self.channel.renew_buffer()
+            self.rebuild()
+            return Read.SERVED
+        if isinstance(exc, Resumed):
+            self.serve_held()
+            return Read.SERVED
+        if isinstance(exc, Stop | KeyboardInterrupt):
+            raise exc
+        self._fail(header, exc)
+        return None
 
     def _fail(self, header: Header, exc: BaseException) -> None:
         """Answer a request with the errno for what serving it has raised."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeVar
 
-from puffs.attach.fuse import mounting, syscalls
+from puffs.attach.fuse import compiled, mounting, syscalls
 from puffs.attach.fuse.abi import (
     FUSE_DEV_IOC_CLONE,
     IN_HEADER,
@@ -368,6 +368,7 @@ class Session:
         return {
             "protocol": f"{KERNEL_VERSION}.{negotiated.minor}" if negotiated else None,
             "max_write": negotiated.max_write if negotiated else None,
+            "loop": "plain" if compiled.module() is None else "compiled",
             "threads": len(self._readers),
             "open_files": len(self._files),
             "passthrough": None if self._files.backing is None else len(self._files.backing),

@@ -7,7 +7,7 @@ family and returns them by opcode.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,7 +24,8 @@ class Serving:
     """What the handlers of one channel share.
 
     `init_flags` are the FUSE_ bits that were negotiated. `notify` hands a notification to the
-    thread that writes them; `run_calls` runs what other threads want done here.
+    thread that writes them; `run_calls` runs what other threads want done here. `compiled` are the
+    kinds of handlers that take the place of plain ones.
     """
 
     mount: Mount
@@ -35,6 +36,7 @@ class Serving:
     init_flags: int
     notify: Callable[[bytes], object]
     run_calls: Callable[[], None]
+    compiled: "CompiledHandlers"
 
     def open_flags(self, flags: int) -> int:
         """The flags of an open that are the file server's: with a write-back cache the kernel reads
@@ -52,3 +54,6 @@ class Serving:
 
 
 Handlers = dict[Opcode, Handler]
+
+CompiledHandlers = Mapping[Opcode, Callable[[Serving, Handler], Handler]]
+"""Compiled handlers by opcode: what makes each of the plain one that it takes the place of."""

@@ -1,0 +1,27 @@
+"""Whether requests are served by the compiled loop (`_compiled`) or by the plain one.
+
+The compiled one is there when a C compiler was at hand as puffs was installed. Both do the same.
+"""
+
+import os
+from types import ModuleType
+from typing import Final
+
+PURE: Final = "PUFFS_PURE"
+"""The environment variable that asks for the plain one. Empty or 0: it does not."""
+
+
+def module() -> ModuleType | None:
+    """The module of the compiled loop; None: the plain one serves."""
+    if unwanted():
+        return None
+    try:
+        from puffs.attach.fuse import _compiled
+    except ImportError:
+        return None
+    return _compiled
+
+
+def unwanted() -> bool:
+    """Whether the plain one was asked for."""
+    return os.environ.get(PURE, "0") not in ("", "0")
