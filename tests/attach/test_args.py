@@ -12,6 +12,8 @@ from puffs.kernel.args import REQUEST_MAX, KernelFlag, MountArgs
 from tests.attach.fake_kernel import ROOT, FakeKernel
 from tests.attach.toy import Toy, Unchecked
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 
 class Trusted(Unchecked):
     name_ttl = 7.0

@@ -18,6 +18,8 @@ from tests.attach.fake_kernel import ROOT, FakeKernel, Reply
 from tests.attach.toy import ROOT as ROOT_COOKIE
 from tests.attach.toy import Bare, Toy
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 
 class Unhashable:
     __hash__ = None  # type: ignore[assignment]

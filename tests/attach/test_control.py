@@ -28,6 +28,8 @@ from puffs.attach.fuse.mountinfo import MountInfo
 from tests.attach.fake_kernel import PATIENCE, FakeKernel
 from tests.attach.toy import Toy
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 DEVICE = (0, 77)
 NAME = "0:77"
 MOUNT = MountInfo(1, 0, DEVICE, "/", "/mnt/toy", "fuse.puffs.toy", "puffs:toy", ("user_id=0",))
@@ -80,12 +82,12 @@ def answer(client: socket.socket) -> Any:
 # ------------------------------------------------------------------------------------ commands
 
 
-def test_status(kernel: FakeKernel) -> None:
+def test_status(loop: str, kernel: FakeKernel) -> None:
     kernel.open(kernel.lookup(b"file"))
     status = ask(MOUNT, "status")
     assert (status["state"], status["mountpoint"], status["name"]) == ("running", "/mnt/toy", "toy")
     assert status["pid"] == status["server_pid"] == os.getpid()
-    assert (status["protocol"], status["threads"]) == ("7.45", 1)
+    assert (status["protocol"], status["loop"], status["threads"]) == ("7.45", loop, 1)
     assert (status["nodes"], status["open_files"]) == (2, 1)
     assert status["uptime"] > 0
     assert (status["statistics"], status["traces"], status["slow"]) == (False, 0, None)

@@ -7,6 +7,7 @@ import os
 import stat
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,9 +19,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from puffs.attach.fuse import abi
+from puffs.attach.fuse import abi, compiled
 from puffs.attach.fuse.abi import Opcode
-from tests.attach.fake_kernel import ROOT, FakeKernel, request_body
+from tests.attach.fake_kernel import PATIENCE, ROOT, FakeKernel, request_body
 from tests.attach.toy import ROOT as ROOT_COOKIE
 from tests.attach.toy import Toy
 
@@ -76,11 +77,14 @@ class Counts(RuleBasedStateMachine):
     """
 
     toy_class: type[Toy] = Toy
+    plain = False  # which loop serves
 
     def __init__(self) -> None:
         super().__init__()
         self.toy = self.toy_class()
-        self.kernel = FakeKernel(self.toy)
+        with mock.patch.dict(os.environ, {compiled.PURE: "1" if self.plain else "0"}):
+            self.kernel = FakeKernel(self.toy)
+            assert self.kernel.ready.wait(PATIENCE)
         self.lookups: Counter[int] = Counter()
         self.modes: dict[int, int] = {ROOT: IFDIR}
         self.files: dict[int, int] = {}
@@ -294,12 +298,21 @@ class Counts(RuleBasedStateMachine):
         assert Counter(args[0] for args in self.toy.called("inactive")) == self.inactive
 
 
+class PlainCounts(Counts):
+    plain = True
+
+
 class CountsWithIds(Counts):
     toy_class = WithIds
 
 
+class PlainCountsWithIds(CountsWithIds):
+    plain = True
+
+
 TestCounts = Counts.TestCase
+TestPlainCounts = PlainCounts.TestCase
 TestCountsWithIds = CountsWithIds.TestCase
-TestCounts.settings = TestCountsWithIds.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None
-)
+TestPlainCountsWithIds = PlainCountsWithIds.TestCase
+for case in (TestCounts, TestPlainCounts, TestCountsWithIds, TestPlainCountsWithIds):
+    case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

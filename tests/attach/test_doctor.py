@@ -202,7 +202,18 @@ def test_a_check_tells_the_state_and_the_remedy(
 
 
 def test_the_table_knows_every_check(tmp_path: Path) -> None:
-    assert set(found(FakeMachine(tmp_path))) == {row[0] for row in CHECKS}
+    assert set(found(FakeMachine(tmp_path))) == {row[0] for row in CHECKS} | {"loop"}
+
+
+def test_which_loop_serves_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PUFFS_PURE", "1")
+    finding = found(FakeMachine(tmp_path))["loop"]
+    assert (finding.state, finding.found) == (NOTE, "plain: PUFFS_PURE is set")
+    monkeypatch.setenv("PUFFS_PURE", "0")
+    monkeypatch.setitem(sys.modules, "puffs.attach.fuse._compiled", None)
+    finding = found(FakeMachine(tmp_path))["loop"]
+    assert (finding.state, finding.found) == (NOTE, "plain: the compiled one was not built")
+    assert "gcc" in finding.remedy
 
 
 def test_every_check_that_can_fail_has_a_remedy_and_a_meaning(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from tests.attach.fake_kernel import ROOT, FakeKernel
 from tests.attach.toy import ROOT as ROOT_COOKIE
 from tests.attach.toy import Toy
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 GENERATION = 3
 OWN_IDS = 1 << 63
 

@@ -17,6 +17,8 @@ from tests.attach.fake_kernel import ROOT, FakeKernel
 from tests.attach.toy import ROOT as ROOT_COOKIE
 from tests.attach.toy import Toy
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 FILE, DIR, LINK = ROOT_COOKIE + 1, ROOT_COOKIE + 2, ROOT_COOKIE + 3
 """The cookies of what a `Toy` begins with."""
 PAGE = os.sysconf("SC_PAGE_SIZE")

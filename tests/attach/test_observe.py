@@ -25,6 +25,8 @@ from puffs.attach.fuse.trace import SlowLog, Trace, line
 from tests.attach.fake_kernel import PATIENCE, ROOT, FakeKernel
 from tests.attach.toy import Toy
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 O_LARGEFILE = 0o100000
 MISSING = errno.ENOENT
 

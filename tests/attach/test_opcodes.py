@@ -20,6 +20,8 @@ from tests.attach.fake_kernel import ROOT, Dirent, FakeKernel, Reply, dirents, r
 from tests.attach.toy import ROOT as ROOT_COOKIE
 from tests.attach.toy import Bare, Toy
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 NOT_OPEN = 0
 """The `fh` that a kernel sends when an open needed no message."""
 

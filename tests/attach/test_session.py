@@ -26,6 +26,8 @@ from tests.attach.fake_kernel import (
 from tests.attach.toy import ROOT as ROOT_COOKIE
 from tests.attach.toy import Bare, Toy, Unchecked
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 COMPAT = abi.COMPAT_INIT_IN_SIZE
 
 

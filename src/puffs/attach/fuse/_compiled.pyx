@@ -251,7 +251,8 @@ cdef class Lookup(Handler):
         self.reply.attr_valid, self.reply.attr_valid_nsec = lifetimes.attr, lifetimes.attr_nsec
 
     cdef int serve(self, Py_ssize_t length) except -1:
-        raw, size = <char *> self.body(), length - sizeof(InHeader) - 1
+        cdef Py_ssize_t size = max(length - <Py_ssize_t> sizeof(InHeader) - 1, 0)
+        raw = <char *> self.body()
         if raw[0] == b"." and (size == 1 or (size == 2 and raw[1] == b".")):
             return self.hand_over(length)
         unique = self.channel.now.unique
@@ -316,9 +317,11 @@ cdef class Forget(Handler):
 
 cdef class BatchForget(Forget):
     cdef int serve(self, Py_ssize_t length) except -1:
-        cdef uint32_t number = (<uint32_t *> self.body())[0]
-        one = <ForgetOne *> (<char *> self.body() + BATCH_FORGET_IN_SIZE)
-        for _ in range(number):
+        begin = <char *> self.body() + BATCH_FORGET_IN_SIZE
+        one, end = <ForgetOne *> begin, <ForgetOne *> (<char *> self.request + length)
+        for _ in range((<uint32_t *> self.body())[0]):
+            if one + 1 > end:  # it says that there were more
+                break
             self.forget(one.nodeid, one.nlookup)
             one += 1
 
@@ -383,6 +386,7 @@ cdef class Lent:
 cdef class Write(Handler):
     cdef object operation, then
     cdef Lent lent
+    cdef Py_ssize_t room
     cdef WriteReply reply
 
     def __init__(self, serving, plain):
@@ -391,6 +395,7 @@ cdef class Write(Handler):
         self.lent = Lent()
         self.lent.owner = self.buffer
         self.lent.data = <char *> self.body() + WRITE_IN_SIZE
+        self.room = len(self.buffer) - sizeof(InHeader) - WRITE_IN_SIZE
         self.reply.padding = 0
 
     cdef int serve(self, Py_ssize_t length) except -1:
@@ -398,7 +403,7 @@ cdef class Write(Handler):
         size = asked.size
         cookie = self.nodes[self.channel.now.nodeid].cookie
         file = self.file_of[asked.fh]
-        self.lent.size = size
+        self.lent.size = min(<Py_ssize_t> size, self.room)
         data = memoryview(self.lent)
         raised = None
         try:

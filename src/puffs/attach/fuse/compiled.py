@@ -4,6 +4,7 @@ The compiled one is there when a C compiler was at hand as puffs was installed. 
 """
 
 import os
+from importlib import import_module
 from types import ModuleType
 from typing import Final
 
@@ -16,10 +17,9 @@ def module() -> ModuleType | None:
     if unwanted():
         return None
     try:
-        from puffs.attach.fuse import _compiled
+        return import_module("puffs.attach.fuse._compiled")
     except ImportError:
         return None
-    return _compiled
 
 
 def unwanted() -> bool:
