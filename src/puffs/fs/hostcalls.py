@@ -41,7 +41,8 @@ def _function(name: str, *argtypes: Any) -> Callable[..., int]:
     function = getattr(_libc, name, None)
     if function is None:
         return _absent
-    function.argtypes = argtypes
+    if argtypes:
+        function.argtypes = argtypes
     return function  # type: ignore[no-any-return]
 
 
@@ -51,7 +52,9 @@ def _absent(*_args: object) -> int:
 
 
 _int, _string, _pointer = ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
-_name_to_handle_at = _function("name_to_handle_at", _int, _string, _pointer, _pointer, _int)
+# Called most of all, and with nothing that would need a declaration: it would cost more time than
+# the system call.
+_name_to_handle_at = _function("name_to_handle_at")
 _open_by_handle_at = _function("open_by_handle_at", _int, _string, _int)
 _statx = _function("statx", _int, _string, _int, ctypes.c_uint, _pointer)
 _renameat2 = _function("renameat2", _int, _string, _int, _string, ctypes.c_uint)
@@ -90,9 +93,9 @@ class _Buffers(threading.local):
         self.handle = (
             handle,
             memoryview(handle).cast("B"),
-            ctypes.addressof(handle),
+            ctypes.byref(handle),
             mount_id,
-            ctypes.addressof(mount_id),
+            ctypes.byref(mount_id),
         )
         self.statx = ctypes.create_string_buffer(256)
 
@@ -106,10 +109,9 @@ def file_handle(fd: int, name: bytes = b"") -> tuple[int, bytes] | None:
     A symbolic link is not followed. The handle is for `open_by_handle_at`, and no other file of the
     same file system ever has it. None where the file system has no handles. [name_to_handle_at(2)]
     """
-    handle, view, address, mount_id, mount_id_address = _buffers.handle
+    handle, view, handle_at, mount_id, mount_id_at = _buffers.handle
     handle.handle_bytes = _MAX_HANDLE_SZ
-    flags = 0 if name else _AT_EMPTY_PATH
-    if _name_to_handle_at(fd, name, address, mount_id_address, flags) < 0:
+    if _name_to_handle_at(fd, name, handle_at, mount_id_at, 0 if name else _AT_EMPTY_PATH) < 0:
         code = ctypes.get_errno()
         if code in (EOPNOTSUPP, EOVERFLOW, ENOSYS):
             return None
@@ -167,12 +169,14 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
 _TIMES: Final = Struct("@llll")
 
 
-def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+def utimensat(
+    path: str, atime: tuple[int, int], mtime: tuple[int, int], dir_fd: int = _AT_FDCWD
+) -> None:
     """Set times, each as seconds and nanoseconds; UTIME_NOW and UTIME_OMIT stand for the latter.
 
     [utimensat(2)]
     """
-    _check(_utimensat(_AT_FDCWD, os.fsencode(path), _TIMES.pack(*atime, *mtime), 0))
+    _check(_utimensat(dir_fd, os.fsencode(path), _TIMES.pack(*atime, *mtime), 0))
 
 
 def ficlone(fd: int, source: int) -> None:

@@ -74,7 +74,10 @@ class Descriptor(int):
 
     @property
     def path(self) -> str:
-        """A path that leads to this very file, for calls that take no descriptor [proc(5)]."""
+        """A path that leads to this very file, for calls that take no descriptor [proc(5)].
+
+        Those that take a directory's get there faster: `HostFiles.descriptors`.
+        """
         path = _DescriptorPath(f"/proc/self/fd/{self}")
         path.descriptor = self
         return path
@@ -188,15 +191,19 @@ class HostFiles:
         descriptor = Descriptor(os.open(directory, _PATH | os.O_DIRECTORY))
         if not os.path.exists(descriptor.path):
             raise OSError(ENOENT, "null: needs /proc: mount -t proc proc /proc")
+        self.descriptors = Descriptor(os.open("/proc/self/fd", _PATH | os.O_DIRECTORY))
+        """Where the name `str(fd)` leads to the very file of a descriptor `fd` [proc(5)]: for calls
+        that take a name in a directory. Whoever uses it holds a reference to the descriptor."""
         (self._mount_id, self._root_handle), _ = self._identify(descriptor)
         self._numbers = HandleNumbers(self._root_handle)
         self._mounts[self._mount_id] = _find_mount(self._mount_id)
-        self.root, _ = self.adopt(descriptor, None, "")
+        self.root, _ = self.adopt(descriptor)
         self.opened(self.root)  # and never closed
         self._handles = self._open_for_handles(descriptor)
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Give all descriptors back; nothing is to be called any more."""
+        del self.descriptors
         with self._lock:
             for node in list(self._nodes.values()):
                 node.descriptor = None
@@ -209,6 +216,16 @@ class HostFiles:
     def find(self, dir: Node, name: str) -> tuple[Node, os.stat_result]:
         """What `name` in `dir` is now, and its attributes. A symbolic link is not followed."""
         fd = self.descriptor(dir)
+        # Most of what is looked for is known and held by a descriptor: it is not opened again.
+        key, born = self._identify(fd, os.fsencode(name))
+        node = self._nodes.get(key)
+        descriptor = None if node is None else node.descriptor
+        if node is not None and descriptor is not None:
+            st = os.stat(descriptor)
+            with self._lock:
+                node.born, node.parent, node.name = born, dir, name
+            node.used = True
+            return node, st
         try:
             descriptor = Descriptor(os.open(name, _ENTRY, dir_fd=fd))
         except OSError as exc:
@@ -218,7 +235,7 @@ class HostFiles:
         return self.adopt(descriptor, dir, name)
 
     def adopt(
-        self, descriptor: Descriptor, parent: Node | None, name: str
+        self, descriptor: Descriptor, parent: Node | None = None, name: str = ""
     ) -> tuple[Node, os.stat_result]:
         """The node of the file that was opened with O_PATH, as `name` in `parent`."""
         # In this order: stat(2) of a mount that this process serves would wait for itself.
@@ -273,7 +290,7 @@ class HostFiles:
             raise _stale()
         if stat.S_ISDIR(os.stat(descriptor).st_mode) and not self._is_below_root(descriptor):
             raise _stale()
-        return self.adopt(descriptor, None, "")
+        return self.adopt(descriptor)
 
     def lasting_handle(self, node: Node) -> bytes | None:
         """The handle by which `by_handle` finds a file, in any run; None where there is none."""
@@ -286,7 +303,7 @@ class HostFiles:
             descriptor = self._up(descriptor)
             if not self._is_below_root(descriptor):
                 raise _stale()
-        return self.adopt(descriptor, None, "")
+        return self.adopt(descriptor)
 
     def _up(self, fd: Descriptor) -> Descriptor:
         return Descriptor(self.opening(os.open, "..", _PATH | os.O_DIRECTORY, dir_fd=fd))
@@ -326,9 +343,9 @@ class HostFiles:
         fd = self.descriptor(node)
         return Descriptor(self.opening(os.open, ".", _DIRECTORY, dir_fd=fd))
 
-    def by_descriptor(self, file: int) -> Descriptor:
-        """A new O_PATH descriptor of a file that is open."""
-        return Descriptor(self.opening(os.open, f"/proc/self/fd/{file}", _PATH))
+    def reopen(self, fd: int, flags: int) -> int:
+        """Open the file of a descriptor anew, one of O_PATH for data or the other way round."""
+        return self.opening(os.open, str(fd), flags | os.O_CLOEXEC, dir_fd=self.descriptors)
 
     # ------------------------------------------------------------------------ what happens to files
 

@@ -36,7 +36,7 @@ from typing import ClassVar, Final
 
 import puffs
 from puffs.fs import hostcalls
-from puffs.fs.hostfiles import NOT_ASKED, HostFiles, Node
+from puffs.fs.hostfiles import NOT_ASKED, Descriptor, HostFiles, Node
 from puffs.fs.reflink import clone_tree
 
 COPY_MAX: Final = 1 << 26
@@ -170,41 +170,41 @@ class NullFS(puffs.FileSystem[Node]):
         fails with EEXIST if that was asked for.
         """
         fd = self._files.descriptor(dir)
-        mode, due = self._mode(dir, attr, cred)
+        mode = self._mode(dir, attr, cred)
         try:
             with self._made_by(cred):
                 file = self._files.opening(os.open, name, flags & _OPEN | _CREATE, mode, dir_fd=fd)
         except FileExistsError:
             raise _error(ESTALE) from None
-        return self._created(file, dir, name, due, flags)
+        return self._created(file, dir, name, mode, flags)
 
     def tmpfile(
         self, dir: Node, attr: puffs.Attr, flags: int, cred: puffs.Cred
     ) -> tuple[puffs.Entry, puffs.Open]:
         """Make and open a file without a name. EOPNOTSUPP where the file system cannot."""
         fd = self._files.descriptor(dir)
-        mode, due = self._mode(dir, attr, cred)
+        mode = self._mode(dir, attr, cred)
         with self._made_by(cred):
             file = self._files.opening(
                 os.open, ".", flags & (_OPEN | os.O_EXCL) | _UNNAMED, mode, dir_fd=fd
             )
-        return self._created(file, dir, "", due, flags)
+        return self._created(file, dir, "", mode, flags)
 
     def mknod(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
         """Make a fifo, socket, device or regular file. Errors as mknod(2)."""
         fd = self._files.descriptor(dir)
-        mode, due = self._mode(dir, attr, cred)
+        mode = self._mode(dir, attr, cred)
         with self._made_by(cred):
             os.mknod(name, attr.type | mode, attr.rdev, dir_fd=fd)
-        return self._made(dir, name, attr, due)
+        return self._made(dir, name, attr, mode)
 
     def mkdir(self, dir: Node, name: str, attr: puffs.Attr, cred: puffs.Cred) -> puffs.Entry:
         """Make a directory. Errors as mkdir(2)."""
         fd = self._files.descriptor(dir)
-        mode, due = self._mode(dir, attr, cred)
+        mode = self._mode(dir, attr, cred)
         with self._made_by(cred):
             os.mkdir(name, mode, dir_fd=fd)
-        return self._made(dir, name, attr, due)
+        return self._made(dir, name, attr, mode)
 
     def symlink(
         self, dir: Node, name: str, target: str, attr: puffs.Attr, cred: puffs.Cred
@@ -217,9 +217,10 @@ class NullFS(puffs.FileSystem[Node]):
 
     def link(self, node: Node, dir: Node, name: str, cred: puffs.Cred) -> puffs.Entry:
         """Give a file a further name. Errors as link(2)."""
-        descriptor, fd = self._files.descriptor(node), self._files.descriptor(dir)
-        # With a descriptor for the directory this is linkat(2) and follows the path of proc(5).
-        os.link(descriptor.path, name, dst_dir_fd=fd)
+        files = self._files
+        descriptor, fd = files.descriptor(node), files.descriptor(dir)
+        # With descriptors of directories this is linkat(2) and follows the link of proc(5).
+        os.link(str(descriptor), name, src_dir_fd=files.descriptors, dst_dir_fd=fd)
         node.parent, node.name = dir, name
         return _entry(node, os.stat(descriptor))
 
@@ -276,7 +277,7 @@ class NullFS(puffs.FileSystem[Node]):
         if node.type != stat.S_IFREG:  # to open a device or fifo may do something, or wait
             raise _error(EISDIR if node.type == stat.S_IFDIR else ENXIO)
         files = self._files
-        file = self._open_host(files.descriptor(node).path, flags)
+        file = self._open_host(files.descriptor(node), flags)
         try:
             st = os.stat(file)
         except BaseException:
@@ -289,15 +290,14 @@ class NullFS(puffs.FileSystem[Node]):
         node.stamp = version if settled else None
         return _open(node, file, flags, keep_cache)
 
-    def _open_host(self, path: str, flags: int) -> int:
-        wanted = flags & _OPEN | os.O_CLOEXEC
+    def _open_host(self, descriptor: Descriptor, flags: int) -> int:
         try:
-            return self._files.opening(os.open, path, wanted)
+            return self._files.reopen(descriptor, flags & _OPEN)
         except PermissionError:
             if not flags & os.O_APPEND:
                 raise
             # An append-only file is opened in no other way. [FS_IOC_SETFLAGS(2const)]
-            return self._files.opening(os.open, path, wanted | os.O_APPEND)
+            return self._files.reopen(descriptor, flags & _OPEN | os.O_APPEND)
 
     def close(self, node: Node, file: int, flags: int) -> None:
         """Close the file."""
@@ -362,21 +362,22 @@ class NullFS(puffs.FileSystem[Node]):
         self, node: Node, changes: puffs.Changes, file: int | None, cred: puffs.Cred
     ) -> puffs.Attr:
         """Change what is set. Errors as chown(2), chmod(2), truncate(2) and utimensat(2)."""
-        descriptor = self._files.descriptor(node)
-        path = descriptor.path
+        descriptor, descriptors = self._files.descriptor(node), self._files.descriptors
+        name = str(descriptor)
         if changes.uid is not None or changes.gid is not None:
-            os.chown(path, _or_same(changes.uid), _or_same(changes.gid))
+            os.chown(name, _or_same(changes.uid), _or_same(changes.gid), dir_fd=descriptors)
         if changes.mode is not None:
-            os.chmod(path, changes.mode)
+            os.chmod(name, changes.mode, dir_fd=descriptors)
         if changes.size is not None:
-            os.truncate(path if file is None else file, changes.size)
+            os.truncate(descriptor.path if file is None else file, changes.size)
         if changes.atime_ns is not None or changes.mtime_ns is not None:
             hostcalls.utimensat(
-                path,
+                name,
                 _time(changes.atime_ns, changes.atime_now),
                 _time(changes.mtime_ns, changes.mtime_now),
+                descriptors,
             )
-        return self.getattr(node)
+        return _attr(node, os.stat(descriptor))
 
     def getxattr(self, node: Node, name: str) -> bytes:
         """The value of an extended attribute. Errors as getxattr(2).
@@ -452,44 +453,61 @@ class NullFS(puffs.FileSystem[Node]):
             return _AS_OURSELVES
         return actor.acting_as(cred.uid, cred.gid)
 
-    def _mode(self, dir: Node, attr: puffs.Attr, cred: puffs.Cred) -> tuple[int, int]:
-        """With which permissions a new file is made, and which of them it is to have for certain.
+    def _mode(self, dir: Node, attr: puffs.Attr, cred: puffs.Cred) -> int:
+        """With which permissions a new file is made.
 
         In a directory with a default ACL the host narrows them by that. In any other the umask of
-        the caller does, and that of this process does not. [umask(2), acl(5)]
+        the caller does. [umask(2), acl(5)]
         """
         mode = stat.S_IMODE(attr.mode)
+        if mode & cred.umask & 0o777 and not self._has_default_acl(dir):
+            mode &= ~(cred.umask & 0o777)
+        return mode
+
+    def _missing(self, dir: Node, mode: int, st: os.stat_result) -> int:
+        """Which permissions a file lacks that was just made with those of `mode`.
+
+        What it has not been given, the umask of this process has taken away, and is not to; but
+        what a default ACL has taken away, it is not to have.
+        """
+        missing = mode & 0o777 & ~st.st_mode
+        return missing if missing and not self._has_default_acl(dir) else 0
+
+    def _has_default_acl(self, dir: Node) -> bool:
         try:
             os.getxattr(self._files.descriptor(dir).path, puffs.ACL_DEFAULT)
         except OSError:
-            mode &= ~(cred.umask & 0o777)
-            return mode, mode & 0o777
-        return mode, 0
+            return False
+        return True
 
-    def _made(self, dir: Node, name: str, attr: puffs.Attr, due: int) -> puffs.Entry:
-        """The entry of a file that was just made, and is to have the permissions `due`."""
-        node, st = self._files.find(dir, name)
+    def _made(self, dir: Node, name: str, attr: puffs.Attr, mode: int) -> puffs.Entry:
+        """The entry of a file that was just made with the permissions of `mode`."""
+        files = self._files
+        node, st = files.find(dir, name)
+        missing = self._missing(dir, mode, st)
         # Others may have put something else in its place since: nothing is changed there that the
         # caller could not change himself.
-        missing = due & ~st.st_mode
         if missing and st.st_uid == attr.uid and node.type == attr.type:
-            descriptor = self._files.descriptor(node)
-            os.chmod(descriptor.path, stat.S_IMODE(st.st_mode) | missing)
+            descriptor = files.descriptor(node)
+            permissions = stat.S_IMODE(st.st_mode) | missing
+            os.chmod(str(descriptor), permissions, dir_fd=files.descriptors)
             st = os.stat(descriptor)
         return _entry(node, st)
 
     def _created(
-        self, file: int, dir: Node, name: str, due: int, flags: int
+        self, file: int, dir: Node, name: str, mode: int, flags: int
     ) -> tuple[puffs.Entry, puffs.Open]:
-        """The entry of a file that was just made, and is to have the permissions `due`, and the
-        open file; no `name`: it has none.
+        """The entry of a file that was just made with the permissions of `mode`, and the open file;
+        no `name`: it has none.
         """
         files = self._files
         try:
-            mode = os.stat(file).st_mode
-            if due & ~mode:
-                os.chmod(file, stat.S_IMODE(mode) | due)
-            node, st = files.adopt(files.by_descriptor(file), dir if name else None, name)
+            node, st = files.adopt(
+                Descriptor(files.reopen(file, os.O_PATH)), dir if name else None, name
+            )
+            if missing := self._missing(dir, mode, st):
+                os.chmod(file, stat.S_IMODE(st.st_mode) | missing)
+                st = os.stat(file)
         except BaseException:
             os.close(file)
             if name:

@@ -159,20 +159,29 @@ class Attr:
     @classmethod
     def from_stat(cls, st: os.stat_result) -> Self:
         """The attributes that `os.stat` and its like have returned."""
-        return cls(
-            st.st_mode,
-            st.st_size,
-            st.st_nlink,
-            st.st_uid,
-            st.st_gid,
-            atime_ns=st.st_atime_ns,
-            mtime_ns=st.st_mtime_ns,
-            ctime_ns=st.st_ctime_ns,
-            ino=st.st_ino,
-            rdev=st.st_rdev,
-            blksize=st.st_blksize,
-            blocks=st.st_blocks,
+        attr = cls.__new__(cls)  # past `__init__`, whose work is half done in `st`
+        attr.wire = bytearray(
+            _WIRE.pack(
+                st.st_size,
+                st.st_blocks,
+                st[stat.ST_ATIME],
+                st[stat.ST_MTIME],
+                st[stat.ST_CTIME],
+                st.st_atime_ns % _NS,
+                st.st_mtime_ns % _NS,
+                st.st_ctime_ns % _NS,
+                st.st_mode,
+                st.st_nlink,
+                st.st_uid,
+                st.st_gid,
+                st.st_rdev,
+                st.st_blksize,
+                0,
+            )
         )
+        attr.ino = st.st_ino
+        attr.btime_ns = None
+        return attr
 
     @classmethod
     def of_wire(cls, wire: bytes | memoryview, ino: int = 0, btime_ns: int | None = None) -> Self:
