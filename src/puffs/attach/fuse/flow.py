@@ -37,6 +37,10 @@ class Flow(Protocol):
         """`after(result, ...)`, fit for results that are coroutines, if there may be any."""
         ...
 
+    def go(self, steps: Steps) -> None:
+        """Go through steps, now or, where an operation waits, later."""
+        ...
+
     def steps(self, handler: InSteps) -> Handler:
         """A handler made of a generator function."""
         ...
@@ -66,17 +70,21 @@ class DirectFlow:
         """The function itself."""
         return after
 
+    def go(self, steps: Steps) -> None:
+        """Goes through all of them at once."""
+        send, result = steps.send, None
+        try:
+            while True:
+                result = send(result)
+        except StopIteration:
+            return
+
     def steps(self, handler: InSteps) -> Handler:
         """Goes through all steps at once."""
+        go = self.go
 
         def run(unique: int, nodeid: int, length: int) -> None:
-            send = handler(unique, nodeid, length).send
-            result = None
-            try:
-                while True:
-                    result = send(result)
-            except StopIteration:
-                return
+            go(handler(unique, nodeid, length))
 
         return run
 

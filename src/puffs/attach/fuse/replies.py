@@ -25,12 +25,13 @@ from puffs.attach.fuse.abi import (
 )
 from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, OpenFiles, unwrap
-from puffs.attach.fuse.flow import Flow
+from puffs.attach.fuse.flow import Flow, Steps
 from puffs.kernel import police
 from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import NOWHERE, Vnode
 from puffs.server.attr import TYPE_BYTE, WIRE_SIZE, Attr
+from puffs.server.cred import Cred
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie, Entry, Open
 
@@ -116,6 +117,7 @@ class Replies:
     data: Callable[[Any, int, int, Cookie], None]
     written: Callable[[Any, int, int, Cookie], None]
     attr: Callable[[Any, int, Vnode], None]
+    changed: Callable[[Any, int, Vnode, Any], None]
     found: Callable[[Any, int, Vnode, str], None]
     made: Callable[[Any, int, Vnode, str, str], None]
     opened: Callable[[Any, int, Vnode], None]
@@ -172,7 +174,35 @@ class Replies:
             )
         return NO_FH, hints
 
-    def created(
+    def made_open(
+        self,
+        made: Any,
+        unique: int,
+        parent: Vnode,
+        name: str,
+        flags: int,
+        cred: Cred,
+        operation: str,
+    ) -> Steps:
+        """What is left to do when a file was made: open it if it is not open, ask, tell."""
+        fs_open, vnodes = self._mount.ops.get("open"), self._mount.vnodes
+        node, opened, came = police.created((yield made))
+        cookie, attr, entry = police.node(node, parent, operation)
+        vnode, fh, told = vnodes.adopt(cookie, parent, name, new=True), NO_FH, False
+        try:
+            if not came and fs_open is not None:
+                opened = yield fs_open(cookie, flags, cred)
+            fh, hints = self.enter(vnode, opened)
+            if attr is None:
+                reply = yield self._mount.ops["getattr"](cookie, None)
+                attr = police.attributes(reply, cookie, "getattr")
+            told = self._tell_made_open(unique, vnode, attr, entry, fh, hints)
+        finally:
+            if not told:  # give back what was counted
+                self._files.take_back(fh)
+                vnodes.forget(vnode.nodeid, 1)
+
+    def _tell_made_open(
         self,
         unique: int,
         vnode: Vnode,
@@ -245,7 +275,17 @@ class Replies:
             except OSError as exc:
                 refused(exc, unique)
 
-        self.attr = self._flow.then(attr)
+        self.attr = attr = self._flow.then(attr)
+        getattr_ = self._mount.ops["getattr"]
+
+        def changed(reply: Any, unique: int, vnode: Vnode, file: Any) -> None:
+            """What `setattr` returns; None: the attributes are to be asked for."""
+            if reply is None:
+                attr(getattr_(vnode.cookie, file), unique, vnode)
+            else:
+                attr(police.attributes(reply, vnode.cookie, "setattr"), unique, vnode)
+
+        self.changed = self._flow.then(changed)
 
     def _build_entries(self) -> None:
         channel, then = self._channel, self._flow.then

@@ -45,8 +45,12 @@ class SteppedFlow:
 
         return cast(F, later)
 
-    def steps(self, handler: InSteps) -> Handler:
+    def go(self, steps: Steps) -> None:
         """Goes through the steps, and goes on with them later where an operation waits."""
+        self._advance(steps, None, None)
+
+    def steps(self, handler: InSteps) -> Handler:
+        """A handler that goes through its steps."""
 
         def run(unique: int, nodeid: int, length: int) -> None:
             self._advance(handler(unique, nodeid, length), None, None)

@@ -3,6 +3,7 @@
 import errno
 import os
 from stat import S_IMODE
+from typing import Any
 
 from puffs.attach.fuse.abi import (
     ACCESS_IN,
@@ -35,6 +36,7 @@ from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.attach.fuse.replies import lifetime
 from puffs.kernel import police
+from puffs.kernel.vnode import Vnode
 from puffs.server.access import check_access
 from puffs.server.acl import ACL_NAMES
 from puffs.server.attr import Attr, Changes
@@ -100,7 +102,8 @@ def check_shed(attr: Attr, changes: Changes, cred: Cred) -> None:
 def _stat(serving: Serving) -> Handlers:
     mount, channel, reply = serving.mount, serving.channel, serving.reply
     buffer, cred, clock = channel.buffer, channel.cred, mount.clock
-    nodes, file_of, send_attr = mount.vnodes.by_nodeid, serving.files.file, reply.attr
+    nodes, file_of = mount.vnodes.by_nodeid, serving.files.file
+    send_attr, changed = reply.attr, reply.changed
     fs_getattr, fs_setattr = mount.ops["getattr"], serving.operation("setattr")
     sees_opens = "open" in mount.ops
     unpack = GETATTR_IN.struct.unpack_from
@@ -111,22 +114,23 @@ def _stat(serving: Serving) -> Handlers:
         file = file_of[fh] if flags & FUSE_GETATTR_FH else None
         send_attr(fs_getattr(vnode.cookie, file), unique, vnode)
 
-    def setattr_(unique: int, nodeid: int, _length: int) -> Steps:
+    def shedding(unique: int, vnode: Vnode, changes: Changes, file: Any, who: Cred) -> Steps:
+        """Set-id bits are to go: that depends on those that are there."""
+        reply = yield fs_getattr(vnode.cookie, file)
+        before = police.attributes(reply, vnode.cookie, "getattr")
+        changes.shed(before, who)
+        if sees_opens and not vnode.opens:  # else it may be a write through an open file
+            check_shed(before, changes, who)
+        changed(fs_setattr(vnode.cookie, changes, file, who), unique, vnode, file)
+
+    def setattr_(unique: int, nodeid: int, _length: int) -> None:
         changes, fh = changes_of(buffer, clock())
         vnode, who = nodes[nodeid], cred()
         file = None if fh is None else file_of[fh]
         if changes.kill_suidgid:
-            reply = yield fs_getattr(vnode.cookie, file)
-            before = police.attributes(reply, vnode.cookie, "getattr")
-            changes.shed(before, who)
-            if sees_opens and not vnode.opens:  # else it may be a write through an open file
-                check_shed(before, changes, who)
-        attr = yield fs_setattr(vnode.cookie, changes, file, who)
-        if attr is None:
-            attr = fs_getattr(vnode.cookie, file)
+            serving.flow.go(shedding(unique, vnode, changes, file, who))
         else:
-            attr = police.attributes(attr, vnode.cookie, "setattr")
-        send_attr(attr, unique, vnode)
+            changed(fs_setattr(vnode.cookie, changes, file, who), unique, vnode, file)
 
     def statx(unique: int, nodeid: int, _length: int) -> Steps:
         flags, _, fh, _, _ = STATX_IN.struct.unpack_from(buffer, BODY)
@@ -139,7 +143,7 @@ def _stat(serving: Serving) -> Handlers:
     steps = serving.flow.steps
     return {
         Opcode.GETATTR: getattr_,
-        Opcode.SETATTR: steps(setattr_),
+        Opcode.SETATTR: setattr_,
         Opcode.STATX: steps(statx),
     }
 

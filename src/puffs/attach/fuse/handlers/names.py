@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from errno import ESTALE
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_IMODE
-from typing import Any, Final
+from typing import Final
 
 from puffs.attach.fuse.abi import (
     BATCH_FORGET_IN,
@@ -21,15 +21,16 @@ from puffs.attach.fuse.abi import (
     Opcode,
 )
 from puffs.attach.fuse.channel import BODY
-from puffs.attach.fuse.files import NO_FH
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
-from puffs.kernel import police
-from puffs.kernel.vnode import OWN_IDS, ROOT_ID, Vnode
-from puffs.server.cred import Cred
+from puffs.kernel.vnode import OWN_IDS, ROOT_ID
 from puffs.server.types import Entry
 
 _DOTS: Final = frozenset((".", ".."))
+
+_OF_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY
+_OF_TMPFILE: Final = os.O_TMPFILE & ~os.O_DIRECTORY
+"""Flags that have done their work when the file server is asked to make a file."""
 
 
 def split_names(body: bytes, count: int) -> list[str]:
@@ -149,50 +150,30 @@ def _making(serving: Serving) -> Handlers:
 
 def _making_open(serving: Serving) -> Handlers:
     mount, channel, reply = serving.mount, serving.channel, serving.reply
-    buffer, view, steps = channel.buffer, channel.view, serving.flow.steps
+    buffer, view = channel.buffer, channel.view
     vnodes, new_attr, cred_of = mount.vnodes, mount.new_attr, channel.cred_with_umask
     fs_create, fs_tmpfile = serving.operation("create"), serving.operation("tmpfile")
-    fs_open = mount.ops.get("open")
-    fs_getattr = mount.ops["getattr"]
+    go, made_open = serving.flow.go, reply.made_open
 
-    def entered(
-        made: Any, unique: int, parent: Vnode, name: str, flags: int, cred: Cred, operation: str
-    ) -> Steps:
-        """What is left to do when a file was made: open it if it is not open, ask, tell."""
-        node, opened, came = police.created(made)
-        cookie, attr, entry = police.node(node, parent, operation)
-        vnode, fh, told = vnodes.adopt(cookie, parent, name, new=True), NO_FH, False
-        try:
-            if not came and fs_open is not None:
-                opened = yield fs_open(cookie, flags, cred)
-            fh, hints = reply.enter(vnode, opened)
-            if attr is None:
-                attr = police.attributes((yield fs_getattr(cookie, None)), cookie, "getattr")
-            told = reply.created(unique, vnode, attr, entry, fh, hints)
-        finally:
-            if not told:  # give back what was counted
-                serving.files.take_back(fh)
-                vnodes.forget(vnode.nodeid, 1)
-
-    def create(unique: int, nodeid: int, length: int) -> Steps:
+    def create(unique: int, nodeid: int, length: int) -> None:
         flags, mode, umask, _ = CREATE_IN.struct.unpack_from(buffer, BODY)
         parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
         name = one_name(view[BODY + CREATE_IN.size : length])
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
-        flags = serving.open_flags(flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOCTTY))
-        made = yield fs_create(parent.cookie, name, attr, flags, cred)
-        yield from entered(made, unique, parent, name, flags, cred, "create")
+        flags = serving.open_flags(flags & ~_OF_CREATE)
+        made = fs_create(parent.cookie, name, attr, flags, cred)
+        go(made_open(made, unique, parent, name, flags, cred, "create"))
 
-    def tmpfile(unique: int, nodeid: int, _length: int) -> Steps:
+    def tmpfile(unique: int, nodeid: int, _length: int) -> None:
         flags, mode, umask, _ = CREATE_IN.struct.unpack_from(buffer, BODY)
         parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
         attr.nlink = 0
-        flags = serving.open_flags(flags & ~(os.O_TMPFILE & ~os.O_DIRECTORY))
-        made = yield fs_tmpfile(parent.cookie, attr, flags, cred)
-        yield from entered(made, unique, parent, "", flags, cred, "tmpfile")
+        flags = serving.open_flags(flags & ~_OF_TMPFILE)
+        made = fs_tmpfile(parent.cookie, attr, flags, cred)
+        go(made_open(made, unique, parent, "", flags, cred, "tmpfile"))
 
-    return {Opcode.CREATE: steps(create), Opcode.TMPFILE: steps(tmpfile)}
+    return {Opcode.CREATE: create, Opcode.TMPFILE: tmpfile}
 
 
 def _moving(serving: Serving) -> Handlers:
