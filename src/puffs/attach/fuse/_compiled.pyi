@@ -7,6 +7,7 @@ from puffs.attach.fuse.reader import Reader
 
 SIZES: Mapping[str, int]
 HANDLERS: CompiledHandlers
+DIRECT_HANDLERS: CompiledHandlers
 
 class CompiledChannel(Channel): ...
 

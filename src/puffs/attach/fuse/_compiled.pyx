@@ -16,16 +16,32 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.errno cimport ECONNABORTED, errno
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.stat cimport S_IFREG
 
 import os
 
-from puffs.attach.fuse.abi import FUSE_GETATTR_FH, Opcode
+from puffs.attach.fuse.abi import (
+    FATTR_ATIME,
+    FATTR_ATIME_NOW,
+    FATTR_FH,
+    FATTR_GID,
+    FATTR_LOCKOWNER,
+    FATTR_MODE,
+    FATTR_MTIME,
+    FATTR_MTIME_NOW,
+    FATTR_SIZE,
+    FATTR_UID,
+    FUSE_GETATTR_FH,
+    Opcode,
+)
 from puffs.attach.fuse.channel import Channel
+from puffs.attach.fuse.files import NO_FH, unwrap
 from puffs.attach.fuse.handlers.data import BufferKept
-from puffs.kernel.police import TYPES
-from puffs.server.attr import TYPE_BYTE, Attr
+from puffs.attach.fuse.handlers.names import OF_CREATE
+from puffs.kernel.police import TYPES, created, filename
+from puffs.server.attr import TYPE_BYTE, Attr, Changes
 from puffs.server.types import Entry
 
 cdef extern from "sys/uio.h" nogil:
@@ -37,6 +53,9 @@ cdef extern from "sys/uio.h" nogil:
 cdef extern from "unistd.h" nogil:
     ssize_t read(int fd, void *buffer, size_t size)
     ssize_t write(int fd, const void *buffer, size_t size)
+
+cdef extern from "string.h" nogil:
+    size_t strnlen(const char *string, size_t most)
 
 cdef packed struct InHeader:
     uint32_t len
@@ -59,6 +78,46 @@ cdef packed struct GetattrIn:
     uint32_t dummy
     uint64_t fh
 
+cdef packed struct SetattrIn:
+    uint32_t valid
+    uint32_t padding
+    uint64_t fh
+    uint64_t size
+    uint64_t lock_owner
+    int64_t atime
+    int64_t mtime
+    int64_t ctime
+    uint32_t atimensec
+    uint32_t mtimensec
+    uint32_t ctimensec
+    uint32_t mode
+    uint32_t unused4
+    uint32_t uid
+    uint32_t gid
+    uint32_t unused5
+
+cdef packed struct OpenIn:
+    uint32_t flags
+    uint32_t open_flags
+
+cdef packed struct CreateIn:
+    uint32_t flags
+    uint32_t mode
+    uint32_t umask
+    uint32_t open_flags
+
+cdef packed struct ReleaseIn:
+    uint64_t fh
+    uint32_t flags
+    uint32_t release_flags
+    uint64_t lock_owner
+
+cdef packed struct FlushIn:
+    uint64_t fh
+    uint32_t unused
+    uint32_t padding
+    uint64_t lock_owner
+
 cdef packed struct DataIn:  # the members of fuse_read_in and fuse_write_in that are looked at
     uint64_t fh
     uint64_t offset
@@ -77,8 +136,7 @@ cdef packed struct AttrReply:
     uint64_t ino
     unsigned char wire[80]
 
-cdef packed struct EntryReply:
-    OutHeader header
+cdef packed struct EntryOut:
     uint64_t nodeid
     uint64_t generation
     uint64_t entry_valid
@@ -87,6 +145,30 @@ cdef packed struct EntryReply:
     uint32_t attr_valid_nsec
     uint64_t ino
     unsigned char wire[80]
+
+cdef packed struct EntryReply:
+    OutHeader header
+    EntryOut entry
+
+cdef packed struct OpenOut:
+    uint64_t fh
+    uint32_t open_flags
+    int32_t backing_id
+
+cdef packed struct OpenReply:
+    OutHeader header
+    OpenOut opened
+
+cdef packed struct CreateReply:
+    OutHeader header
+    EntryOut entry
+    OpenOut opened
+
+cdef packed struct Dirent:
+    uint64_t ino
+    uint64_t off
+    uint32_t namelen
+    uint32_t type
 
 cdef packed struct ForgetOne:
     uint64_t nodeid
@@ -98,7 +180,14 @@ SIZES = {
     "fuse_getattr_in": sizeof(GetattrIn),
     "fuse_write_out": sizeof(WriteReply) - sizeof(OutHeader),
     "fuse_attr_out": sizeof(AttrReply) - sizeof(OutHeader),
-    "fuse_entry_out": sizeof(EntryReply) - sizeof(OutHeader),
+    "fuse_setattr_in": sizeof(SetattrIn),
+    "fuse_open_in": sizeof(OpenIn),
+    "fuse_create_in": sizeof(CreateIn),
+    "fuse_release_in": sizeof(ReleaseIn),
+    "fuse_flush_in": sizeof(FlushIn),
+    "fuse_entry_out": sizeof(EntryOut),
+    "fuse_open_out": sizeof(OpenOut),
+    "fuse_dirent": sizeof(Dirent),
     "fuse_forget_one": sizeof(ForgetOne),
 }
 """How long the structs are here, by the names that `abi` has for them."""
@@ -110,6 +199,14 @@ cdef enum:
     SHORT = 65536  # data of which a copy takes less than it takes to let other threads run
 
 cdef uint32_t GETATTR_FH = FUSE_GETATTR_FH
+cdef uint32_t MODE = FATTR_MODE, UID = FATTR_UID, GID = FATTR_GID, SIZE = FATTR_SIZE, FH = FATTR_FH
+cdef uint32_t ATIME = FATTR_ATIME, ATIME_NOW = FATTR_ATIME_NOW
+cdef uint32_t MTIME = FATTR_MTIME, MTIME_NOW = FATTR_MTIME_NOW
+cdef uint32_t OF_NO_CHANGE = FATTR_FH | FATTR_LOCKOWNER
+cdef uint32_t PLAIN_CHANGES = (
+    MODE | UID | GID | SIZE | ATIME | ATIME_NOW | MTIME | MTIME_NOW | OF_NO_CHANGE
+)
+cdef uint32_t OF_CREATE_FLAGS = OF_CREATE
 cdef int TYPE_AT = TYPE_BYTE
 cdef uint32_t KNOWN_TYPES = sum(1 << kind for kind in TYPES)
 
@@ -121,6 +218,9 @@ cdef class Current:
     cdef object other  # in place of it: an operation goes on whose request has left the buffer
     cdef object kept_cred
     cdef InHeader kept_for
+    cdef object kept_maker
+    cdef InHeader maker_for
+    cdef uint32_t kept_umask
 
     @property
     def header(self):
@@ -150,6 +250,20 @@ cdef class Current:
             self.kept_cred = self.cred()
             kept[0] = now[0]
         return self.kept_cred
+
+    cdef object maker(self, uint32_t umask):
+        """The caller who makes a file, with his umask: the same object as long as both are."""
+        now, kept = &self.now, &self.maker_for
+        if (
+            self.kept_maker is None
+            or self.kept_umask != umask
+            or now.pid != kept.pid
+            or now.uid != kept.uid
+            or now.gid != kept.gid
+        ):
+            self.kept_maker, self.kept_umask = self.cred_with_umask(umask), umask
+            kept[0] = now[0]
+        return self.kept_maker
 
 
 class CompiledChannel(Current, Channel):
@@ -189,18 +303,18 @@ cdef class Handler:
         self.plain(self.channel.now.unique, self.channel.now.nodeid, length)
         return 0
 
-    cdef int send(self, void *message, size_t size, uint64_t unique) except -1:
-        """Write a whole reply, and its header first of all."""
+    cdef bint send(self, void *message, size_t size, uint64_t unique) except -1:
+        """Fill in the header of a whole reply, and write it. False: nobody wants it any more."""
         header = <OutHeader *> message
         header.len, header.error, header.unique = <uint32_t> size, 0, unique
-        if write(self.fd, message, size) < 0:
-            self.refused(unique)
-        return 0
+        return self.written(write(self.fd, message, size), unique)
 
-    cdef int refused(self, uint64_t unique) except -1:
+    cdef bint written(self, ssize_t done, uint64_t unique) except -1:
+        if done >= 0:
+            return True
         code = errno
         self.channel.refused(OSError(code, os.strerror(code)), unique)
-        return 0
+        return False
 
 
 cdef inline bint copy_wire(object attr, unsigned char *wire) except -1:
@@ -214,44 +328,125 @@ cdef inline bint copy_wire(object attr, unsigned char *wire) except -1:
     return KNOWN_TYPES >> (wire[TYPE_AT] >> 4) & 1
 
 
-cdef class Getattr(Handler):
+cdef class Attributes(Handler):
+    """A handler whose reply is attributes."""
+
     cdef object operation, then
     cdef AttrReply reply
 
     def __init__(self, serving, plain):
         super().__init__(serving, plain)
-        self.operation, self.then = serving.mount.ops["getattr"], serving.reply.attr
         self.reply.dummy = 0
         lifetimes = serving.reply.lifetimes
         self.reply.attr_valid, self.reply.attr_valid_nsec = lifetimes.attr, lifetimes.attr_nsec
 
+    cdef object file(self, uint64_t fh, bint given):
+        return self.file_of[fh] if given else None
+
+
+cdef class Getattr(Attributes):
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain)
+        self.operation, self.then = serving.mount.ops["getattr"], serving.reply.attr
+
     cdef int serve(self, Py_ssize_t length) except -1:
         asked, unique = <GetattrIn *> self.body(), self.channel.now.unique
         vnode = self.nodes[self.channel.now.nodeid]
-        file = self.file_of[asked.fh] if asked.getattr_flags & GETATTR_FH else None
+        file = self.file(asked.fh, asked.getattr_flags & GETATTR_FH)
         attr = self.operation(vnode.cookie, file)
         if not copy_wire(attr, self.reply.wire):
             self.then(attr, unique, vnode)
             return 0
         self.reply.ino = attr.ino or vnode.ino
-        return self.send(&self.reply, sizeof(self.reply), unique)
+        self.send(&self.reply, sizeof(self.reply), unique)
 
 
-cdef class Lookup(Handler):
-    cdef object operation, then, adopt, forget
-    cdef EntryReply reply
+cdef class Setattr(Attributes):
+    cdef object clock
 
     def __init__(self, serving, plain):
         super().__init__(serving, plain)
-        vnodes = serving.mount.vnodes
-        self.operation, self.then = serving.mount.ops["lookup"], serving.reply.found
+        self.operation, self.then = serving.mount.ops["setattr"], serving.reply.changed
+        self.clock = serving.mount.clock
+
+    cdef int serve(self, Py_ssize_t length) except -1:
+        asked, unique = <SetattrIn *> self.body(), self.channel.now.unique
+        valid = asked.valid
+        if valid & ~PLAIN_CHANGES or not valid & ~OF_NO_CHANGE:
+            return self.hand_over(length)
+        changes = Changes()
+        if valid & MODE:
+            changes.mode = asked.mode & 0o7777
+        if valid & UID:
+            changes.uid = asked.uid
+        if valid & GID:
+            changes.gid = asked.gid
+        if valid & SIZE:
+            changes.size = asked.size
+        if valid & ATIME:
+            changes.atime_now = bool(valid & ATIME_NOW)
+            changes.atime_ns = self.time(valid & ATIME_NOW, asked.atime, asked.atimensec)
+        if valid & MTIME:
+            changes.mtime_now = bool(valid & MTIME_NOW)
+            changes.mtime_ns = self.time(valid & MTIME_NOW, asked.mtime, asked.mtimensec)
+        vnode, file = self.nodes[self.channel.now.nodeid], self.file(asked.fh, valid & FH)
+        attr = self.operation(vnode.cookie, changes, file, self.channel.caller())
+        if not copy_wire(attr, self.reply.wire):
+            self.then(attr, unique, vnode, file)
+            return 0
+        self.reply.ino = attr.ino or vnode.ino
+        self.send(&self.reply, sizeof(self.reply), unique)
+
+    cdef object time(self, bint now, object seconds, uint32_t nanoseconds):
+        return self.clock() if now else seconds * 1_000_000_000 + nanoseconds
+
+
+cdef class Entering(Handler):
+    """A handler whose reply has an entry."""
+
+    cdef object adopt, forget
+    cdef EntryOut usual  # its lifetimes
+
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain)
+        vnodes, lifetimes = serving.mount.vnodes, serving.reply.lifetimes
         self.adopt, self.forget = vnodes.adopt, vnodes.forget
-        lifetimes = serving.reply.lifetimes
-        self.reply.entry_valid, self.reply.entry_valid_nsec = lifetimes.name, lifetimes.name_nsec
-        self.reply.attr_valid, self.reply.attr_valid_nsec = lifetimes.attr, lifetimes.attr_nsec
+        self.usual.entry_valid, self.usual.entry_valid_nsec = lifetimes.name, lifetimes.name_nsec
+        self.usual.attr_valid, self.usual.attr_valid_nsec = lifetimes.attr, lifetimes.attr_nsec
+
+    cdef bint begin(self, object entry, object above, EntryOut *out) except -1:
+        """Whether this is an entry as they usually are; `out` has its attributes then."""
+        if (
+            type(entry) is not Entry
+            or entry.name_ttl is not None
+            or entry.attr_ttl is not None
+            or not copy_wire(entry.attr, self.usual.wire)
+            or not usable(entry.node, above)
+        ):
+            return False
+        out[0] = self.usual
+        return True
+
+    cdef int fill(self, object attr, object vnode, EntryOut *out) except -1:
+        """What else there is to tell of a vnode, which was counted for the kernel."""
+        out.nodeid, out.generation = vnode.nodeid, vnode.generation
+        ino = attr.ino or vnode.ino
+        out.ino = vnode.ino = ino
+        if not vnode.type:
+            vnode.type = attr.type
+        return 0
+
+
+cdef class Lookup(Entering):
+    cdef object operation, then
+
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain)
+        self.operation, self.then = serving.mount.ops["lookup"], serving.reply.found
 
     cdef int serve(self, Py_ssize_t length) except -1:
         cdef Py_ssize_t size = max(length - <Py_ssize_t> sizeof(InHeader) - 1, 0)
+        cdef EntryReply reply
         raw = <char *> self.body()
         if raw[0] == b"." and (size == 1 or (size == 2 and raw[1] == b".")):
             return self.hand_over(length)
@@ -260,37 +455,16 @@ cdef class Lookup(Handler):
         parent = self.nodes[self.channel.now.nodeid]
         above = parent.cookie
         entry = self.operation(above, name, self.channel.caller())
-        if (
-            type(entry) is not Entry
-            or entry.name_ttl is not None
-            or entry.attr_ttl is not None
-            or not copy_wire(entry.attr, self.reply.wire)
-            or not usable(entry.node, above)
-        ):
+        if not self.begin(entry, above, &reply.entry):
             self.then(entry, unique, parent, name)
             return 0
-        self.found(entry.attr, unique, self.adopt(entry.node, parent, name))
-
-    cdef int found(self, object attr, uint64_t unique, object vnode) except -1:
-        """Tell the kernel of a vnode that was counted for it; count back if it cannot be."""
-        told = False
-        reply = &self.reply
-        reply.nodeid = vnode.nodeid
+        vnode, told = self.adopt(entry.node, parent, name), False
         try:
-            reply.generation = vnode.generation
-            ino = attr.ino or vnode.ino
-            reply.ino = vnode.ino = ino
-            if not vnode.type:
-                vnode.type = attr.type
-            reply.header.len, reply.header.error = sizeof(EntryReply), 0
-            reply.header.unique = unique
-            if write(self.fd, reply, sizeof(EntryReply)) < 0:
-                self.refused(unique)
-            else:
-                told = True
+            self.fill(entry.attr, vnode, &reply.entry)
+            told = self.send(&reply, sizeof(reply), unique)
         finally:
             if not told:
-                self.forget(reply.nodeid, 1)
+                self.forget(vnode.nodeid, 1)
 
 
 cdef bint usable(object cookie, object above) except -1:
@@ -340,17 +514,18 @@ cdef class Read(Handler):
         cookie = self.nodes[self.channel.now.nodeid].cookie
         data = self.operation(cookie, asked.offset, size, self.file_of[asked.fh])
         if type(data) is bytes and PyBytes_GET_SIZE(data) <= size:
-            return self.write_data(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), unique)
+            self.write_data(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), unique)
+            return 0
         if type(data) is not memoryview or not data.contiguous or data.nbytes > size:
             self.then(data, unique, size, cookie)
             return 0
         PyObject_GetBuffer(data, &seen, PyBUF_SIMPLE)
         try:
-            return self.write_data(seen.buf, seen.len, unique)
+            self.write_data(seen.buf, seen.len, unique)
         finally:
             PyBuffer_Release(&seen)
 
-    cdef int write_data(self, void *data, size_t size, uint64_t unique) except -1:
+    cdef bint write_data(self, void *data, size_t size, uint64_t unique) except -1:
         cdef OutHeader header
         cdef iovec vector[2]
         cdef ssize_t done
@@ -362,9 +537,7 @@ cdef class Read(Handler):
         else:
             with nogil:
                 done = writev(self.fd, vector, 2)
-        if done < 0:
-            self.refused(unique)
-        return 0
+        return self.written(done, unique)
 
 
 cdef class Lent:
@@ -427,6 +600,193 @@ cdef class Write(Handler):
             raise raised
 
 
+# ---------------------------- what follows is for operations that have ended when they return ----
+
+
+cdef class Opening(Entering):
+    """A handler whose reply has an open file."""
+
+    cdef object operation, files, flags_of, server_flags
+    cdef bint usual_opens
+
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain)
+        self.files, self.flags_of = serving.files, serving.reply.open_flags
+        self.server_flags = serving.open_flags
+        self.usual_opens = self.files.backing is None
+
+
+cdef class Open(Opening):
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain)
+        ops = serving.mount.ops
+        self.operation = ops.get("open")
+        self.usual_opens &= self.operation is not None and "write" in ops
+
+    cdef int serve(self, Py_ssize_t length) except -1:
+        cdef OpenReply reply
+        if not self.usual_opens:
+            return self.hand_over(length)
+        unique, vnode = self.channel.now.unique, self.nodes[self.channel.now.nodeid]
+        flags = self.server_flags((<OpenIn *> self.body()).flags)
+        file, hints = unwrap(self.operation(vnode.cookie, flags, self.channel.caller()))
+        fh, told = self.files.open(vnode, file), False
+        try:
+            reply.opened.fh, reply.opened.open_flags = fh, self.flags_of(hints)
+            reply.opened.backing_id = 0
+            told = self.send(&reply, sizeof(reply), unique)
+        finally:
+            if not told:  # nobody waits for this open file any more
+                self.files.take_back(fh)
+
+
+cdef class Create(Opening):
+    cdef object then, go, enter, new_attr
+    cdef bint opens  # by an operation of its own
+
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain)
+        mount, reply = serving.mount, serving.reply
+        self.operation, self.opens = mount.ops["create"], "open" in mount.ops
+        self.then, self.go, self.enter = reply.made_open, serving.flow.go, reply.enter
+        self.new_attr = mount.new_attr
+
+    cdef int serve(self, Py_ssize_t length) except -1:
+        cdef CreateReply reply
+        asked, unique = <CreateIn *> self.body(), self.channel.now.unique
+        start = <char *> self.body() + sizeof(CreateIn)
+        name = PyUnicode_DecodeUTF8(start, self.name_length(start, length), b"surrogateescape")
+        parent, cred = self.nodes[self.channel.now.nodeid], self.channel.maker(asked.umask)
+        flags = self.server_flags(asked.flags & ~OF_CREATE_FLAGS)
+        attr = self.new_attr(S_IFREG | (asked.mode & 0o7777), cred)
+        above = parent.cookie
+        made = self.operation(above, name, attr, flags, cred)
+        entry, opened, came = created(made)
+        if (
+            not self.usual_opens
+            or (self.opens and not came)
+            or not self.begin(entry, above, &reply.entry)
+        ):
+            self.go(self.then(made, unique, parent, name, flags, cred, "create"))
+            return 0
+        vnode, fh, told = self.adopt(entry.node, parent, name, new=True), NO_FH, False
+        try:
+            fh, hints = self.enter(vnode, opened)
+            self.fill(entry.attr, vnode, &reply.entry)
+            reply.opened.fh, reply.opened.open_flags = fh, self.flags_of(hints)
+            reply.opened.backing_id = 0
+            told = self.send(&reply, sizeof(reply), unique)
+        finally:
+            if not told:  # give back what was counted
+                self.files.take_back(fh)
+                self.forget(vnode.nodeid, 1)
+
+    cdef Py_ssize_t name_length(self, const char *start, Py_ssize_t length) noexcept:
+        """Up to its NUL, behind which extensions may follow."""
+        return strnlen(start, max(<char *> self.request + length - start, 0))
+
+
+cdef class Ending(Handler):
+    """A handler that ends what was done with an open file. Locks are given back by the plain one."""
+
+    cdef object operation, files
+    cdef bint locks
+
+    def __init__(self, serving, plain, operation):
+        super().__init__(serving, plain)
+        self.operation, self.files = serving.mount.ops.get(operation), serving.files
+        self.locks = "advlock" in serving.mount.ops
+
+    cdef int done(self, uint64_t unique) except -1:
+        cdef OutHeader reply
+        self.send(&reply, sizeof(reply), unique)
+
+
+cdef class Release(Ending):
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain, "close")
+
+    cdef int serve(self, Py_ssize_t length) except -1:
+        if self.locks:
+            return self.hand_over(length)
+        asked, unique = <ReleaseIn *> self.body(), self.channel.now.unique
+        fh, cookie = asked.fh, self.nodes[self.channel.now.nodeid].cookie
+        file = self.file_of[fh]
+        try:
+            if self.operation is not None:
+                self.operation(cookie, file, asked.flags)
+        finally:
+            self.files.close(fh)
+        self.done(unique)
+
+
+cdef class Flush(Ending):
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain, "flush")
+
+    cdef int serve(self, Py_ssize_t length) except -1:
+        if self.locks or self.operation is None:
+            return self.hand_over(length)
+        asked, unique = <FlushIn *> self.body(), self.channel.now.unique
+        cookie = self.nodes[self.channel.now.nodeid].cookie
+        self.operation(cookie, self.file_of[asked.fh], asked.lock_owner)
+        self.done(unique)
+
+
+cdef class Readdirplus(Entering):
+    cdef object directory_of, plus
+
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain)
+        self.directory_of, self.plus = serving.files.directory, serving.reply.plus
+
+    cdef int serve(self, Py_ssize_t length) except -1:
+        asked, unique = <DataIn *> self.body(), self.channel.now.unique
+        room = min(asked.size, <uint32_t> len(self.buffer))
+        directory = self.directory_of[asked.fh]
+        parent, cookie = self.nodes[self.channel.now.nodeid], directory.cookie
+        message = bytearray(sizeof(OutHeader) + room)
+        start = PyByteArray_AS_STRING(message)
+        cdef size_t used = sizeof(OutHeader), size
+        told_of, told = [], False
+        try:
+            for position, entry in directory.entries(asked.offset):
+                name = filename(entry.name, "readdir", cookie)
+                size = padded(sizeof(EntryOut) + sizeof(Dirent) + PyBytes_GET_SIZE(name))
+                if used + size > sizeof(OutHeader) + room:
+                    break
+                self.put(start + used, parent, entry, position, name, told_of)
+                used += size
+            told = self.send(start, used, unique)
+        finally:
+            if not told:
+                for vnode in told_of:
+                    self.forget(vnode.nodeid, 1)
+
+    cdef int put(
+        self, char *at, object parent, object entry, uint64_t position, bytes name, list told_of
+    ) except -1:
+        """Put one `fuse_direntplus` where there are zeros."""
+        found = entry.entry
+        out, dirent = <EntryOut *> at, <Dirent *> (at + sizeof(EntryOut))
+        if found is None or found.attr is None or not self.begin(found, parent.cookie, out):
+            entry_out, rest = self.plus(parent, entry, position, name, told_of)
+            memcpy(out, PyBytes_AS_STRING(entry_out), sizeof(EntryOut))
+            memcpy(dirent, PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))
+            return 0
+        vnode = self.adopt(found.node, parent, entry.name)
+        told_of.append(vnode)
+        self.fill(found.attr, vnode, out)
+        dirent.ino = entry.ino or out.ino
+        dirent.off, dirent.namelen = position, <uint32_t> PyBytes_GET_SIZE(name)
+        dirent.type = found.attr.mode >> 12
+        memcpy(<char *> dirent + sizeof(Dirent), PyBytes_AS_STRING(name), dirent.namelen)
+
+
+cdef inline size_t padded(size_t size) noexcept:
+    return (size + 7) & ~<size_t> 7
+
+
 def run(reader, Current channel, list handlers, enough):
     """Serve by `handlers`, which may be changed meanwhile but for their number.
 
@@ -472,8 +832,18 @@ HANDLERS = {
     Opcode.FORGET: Forget,
     Opcode.BATCH_FORGET: BatchForget,
     Opcode.GETATTR: Getattr,
+    Opcode.SETATTR: Setattr,
     Opcode.READ: Read,
-    Opcode.WRITE: Write,
 }
 """The kinds of handlers that there are, by opcode. Each is made of what the handlers of a channel
 share, and of the plain one."""
+
+DIRECT_HANDLERS = {
+    Opcode.WRITE: Write,
+    Opcode.OPEN: Open,
+    Opcode.CREATE: Create,
+    Opcode.RELEASE: Release,
+    Opcode.FLUSH: Flush,
+    Opcode.READDIRPLUS: Readdirplus,
+}
+"""Those for file servers whose operations have all ended when they return."""

@@ -235,10 +235,10 @@ class Reader:
 
     def _compiled_handlers(self) -> CompiledHandlers:
         """The kinds of compiled handlers that can be used, if there are any."""
-        kinds: CompiledHandlers = {} if self._compiled is None else self._compiled.HANDLERS
-        if self._flow.looks_on:  # then data is lent for longer than the operation runs
-            kinds = {opcode: kind for opcode, kind in kinds.items() if opcode != Opcode.WRITE}
-        return kinds
+        if self._compiled is None:
+            return {}
+        handlers: CompiledHandlers = self._compiled.HANDLERS
+        return handlers if self._flow.asynchronous else handlers | self._compiled.DIRECT_HANDLERS
 
     def serve(self) -> None:
         """Serve until the connection ends."""

@@ -22,6 +22,7 @@ from puffs.attach.fuse.abi import (
     OPEN_OUT,
     OUT_HEADER,
     WRITE_OUT,
+    pack_dirent,
 )
 from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, OpenFiles, unwrap
@@ -33,7 +34,7 @@ from puffs.kernel.vnode import NOWHERE, Vnode
 from puffs.server.attr import TYPE_BYTE, WIRE_SIZE, Attr
 from puffs.server.cred import Cred
 from puffs.server.errors import ProtocolFault
-from puffs.server.types import Cookie, Entry, Open
+from puffs.server.types import Cookie, DirEntry, Entry, Open
 
 HEADER: Final = OUT_HEADER.size
 
@@ -45,6 +46,14 @@ _ENTRY_REPLY: Final = Struct("=IiQQQQQIIQ")
 ATTR_REPLY_SIZE: Final = _ATTR_REPLY.size + WIRE_SIZE
 ENTRY_SIZE: Final = _ENTRY.size + WIRE_SIZE
 ENTRY_REPLY_SIZE: Final = HEADER + ENTRY_SIZE
+
+UNKNOWN_INO: Final = 0xFFFFFFFF
+"""Shown where the inode number of an entry is not known: readdir(3) passes over entries with number
+0.
+"""
+
+_NO_ENTRY: Final = bytes(ENTRY_SIZE)
+"""In a readdirplus: only the name is told, no node."""
 
 _TTL_MAX: Final = 1 << 31
 """68 years: beyond it the kernel's own clock arithmetic ends."""
@@ -220,6 +229,21 @@ class Replies:
         if self._files.backing is not None:
             flags, backing = self._files.backing.opened(vnode, fh, hints, flags)
         return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, flags, backing))
+
+    def plus(
+        self, parent: Vnode, entry: DirEntry, position: int, name: bytes, told_of: list[Vnode]
+    ) -> tuple[bytes, bytes]:
+        """One `fuse_direntplus`, in two parts; `told_of` collects the nodes that were counted."""
+        if entry.entry is None or entry.entry.attr is None:
+            ino, kind, entry_out = entry.ino or UNKNOWN_INO, entry.type >> 12, _NO_ENTRY
+        else:
+            cookie, attr, _ = police.node(entry.entry, parent, "lookup")
+            assert attr is not None
+            vnode = self._mount.vnodes.adopt(cookie, parent, entry.name)
+            told_of.append(vnode)
+            entry_out = pack_entry(vnode, attr, self.lifetimes_of(entry.entry))
+            ino, kind = entry.ino or vnode.ino, attr.mode >> 12
+        return entry_out, pack_dirent(ino, position, name, kind)
 
     def _build_plain(self) -> None:
         channel, then = self._channel, self._flow.then

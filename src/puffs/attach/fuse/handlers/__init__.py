@@ -7,7 +7,7 @@ family and returns them by opcode.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -55,5 +55,5 @@ class Serving:
 
 Handlers = dict[Opcode, Handler]
 
-CompiledHandlers = Mapping[Opcode, Callable[[Serving, Handler], Handler]]
+CompiledHandlers = dict[Opcode, Callable[[Serving, Handler], Handler]]
 """Compiled handlers by opcode: what makes each of the plain one that it takes the place of."""

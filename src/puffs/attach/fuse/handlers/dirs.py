@@ -17,20 +17,11 @@ from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.files import unwrap
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
-from puffs.attach.fuse.replies import open_flags, pack_entry
+from puffs.attach.fuse.replies import UNKNOWN_INO, open_flags
 from puffs.kernel import police
 from puffs.kernel.directory import OpenDirectory
 from puffs.kernel.vnode import Vnode
 from puffs.server.stepping import listed
-from puffs.server.types import DirEntry
-
-_UNKNOWN_INO = 0xFFFFFFFF
-"""Shown where the inode number of an entry is not known: readdir(3) passes over entries with number
-0.
-"""
-
-_NO_ENTRY = bytes(ENTRY_OUT.size)
-"""In a readdirplus: only the name is told, no node."""
 
 
 def handlers(serving: Serving) -> Handlers:
@@ -97,24 +88,9 @@ def _reads(serving: Serving) -> Handlers:
             name = police.filename(entry.name, "readdir", directory.cookie)
             if used + dirent_size(len(name)) > room:
                 break
-            parts.append(pack_dirent(entry.ino or _UNKNOWN_INO, position, name, entry.type >> 12))
+            parts.append(pack_dirent(entry.ino or UNKNOWN_INO, position, name, entry.type >> 12))
             used += len(parts[-1])
         channel.send(unique, *parts)
-
-    def plus(
-        parent: Vnode, entry: DirEntry, position: int, name: bytes, told_of: list[Vnode]
-    ) -> tuple[bytes, bytes]:
-        """One `fuse_direntplus`, in two parts; `told_of` collects the nodes that were counted."""
-        if entry.entry is None or entry.entry.attr is None:
-            ino, kind, entry_out = entry.ino or _UNKNOWN_INO, entry.type >> 12, _NO_ENTRY
-        else:
-            cookie, attr, _ = police.node(entry.entry, parent, "lookup")
-            assert attr is not None
-            vnode = vnodes.adopt(cookie, parent, entry.name)
-            told_of.append(vnode)
-            entry_out = pack_entry(vnode, attr, reply.lifetimes_of(entry.entry))
-            ino, kind = entry.ino or vnode.ino, attr.mode >> 12
-        return entry_out, pack_dirent(ino, position, name, kind)
 
     def readdirplus(unique: int, nodeid: int, _length: int) -> Steps:
         fh, offset, room, *_ = READ_IN.struct.unpack_from(buffer, BODY)
@@ -131,7 +107,7 @@ def _reads(serving: Serving) -> Handlers:
                 size = direntplus_size(len(name))
                 if used + size > room:
                     break
-                parts.extend(plus(parent, entry, position, name, told_of))
+                parts.extend(reply.plus(parent, entry, position, name, told_of))
                 used += size
             delivered = channel.send(unique, *parts)
         finally:

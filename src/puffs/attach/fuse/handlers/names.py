@@ -28,8 +28,8 @@ from puffs.server.types import Entry
 
 _DOTS: Final = frozenset((".", ".."))
 
-_OF_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY
-_OF_TMPFILE: Final = os.O_TMPFILE & ~os.O_DIRECTORY
+OF_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY
+OF_TMPFILE: Final = os.O_TMPFILE & ~os.O_DIRECTORY
 """Flags that have done their work when the file server is asked to make a file."""
 
 
@@ -160,7 +160,7 @@ def _making_open(serving: Serving) -> Handlers:
         parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
         name = one_name(view[BODY + CREATE_IN.size : length])
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
-        flags = serving.open_flags(flags & ~_OF_CREATE)
+        flags = serving.open_flags(flags & ~OF_CREATE)
         made = fs_create(parent.cookie, name, attr, flags, cred)
         go(made_open(made, unique, parent, name, flags, cred, "create"))
 
@@ -169,7 +169,7 @@ def _making_open(serving: Serving) -> Handlers:
         parent, cred = vnodes.by_nodeid[nodeid], cred_of(umask)
         attr = new_attr(S_IFREG | S_IMODE(mode), cred)
         attr.nlink = 0
-        flags = serving.open_flags(flags & ~_OF_TMPFILE)
+        flags = serving.open_flags(flags & ~OF_TMPFILE)
         made = fs_tmpfile(parent.cookie, attr, flags, cred)
         go(made_open(made, unique, parent, "", flags, cred, "tmpfile"))
 
