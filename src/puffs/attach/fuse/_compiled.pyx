@@ -40,7 +40,7 @@ from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, unwrap
 from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.handlers.names import OF_CREATE
-from puffs.kernel.police import TYPES, created, filename
+from puffs.kernel.police import TYPES, attributes, created, filename
 from puffs.server.attr import TYPE_BYTE, Attr, Changes
 from puffs.server.types import Entry
 
@@ -299,6 +299,12 @@ cdef class Handler:
     cdef inline void *body(self) noexcept:
         return self.request + sizeof(InHeader)
 
+    cdef str name(self, Py_ssize_t length, Py_ssize_t before=0):
+        """The one name of a request: up to its NUL, behind which extensions may follow."""
+        start = <char *> self.body() + before
+        size = strnlen(start, max(<char *> self.request + length - start, 0))
+        return PyUnicode_DecodeUTF8(start, size, b"surrogateescape")
+
     cdef int hand_over(self, Py_ssize_t length) except -1:
         self.plain(self.channel.now.unique, self.channel.now.nodeid, length)
         return 0
@@ -317,15 +323,17 @@ cdef class Handler:
         return False
 
 
-cdef inline bint copy_wire(object attr, unsigned char *wire) except -1:
-    """Copy the image of attributes. False if they are none that can be sent as they are."""
-    if type(attr) is not Attr:
-        return False
+cdef inline unsigned char *wire_of(object attr) except NULL:
+    """The image of attributes, which live longer than what is done with it here."""
     image = attr.wire
-    if PyByteArray_GET_SIZE(image) != WIRE_SIZE:
-        return False
-    memcpy(wire, PyByteArray_AS_STRING(image), WIRE_SIZE)
-    return KNOWN_TYPES >> (wire[TYPE_AT] >> 4) & 1
+    if type(image) is not bytearray or PyByteArray_GET_SIZE(image) != WIRE_SIZE:
+        raise TypeError(f"Attr.wire has become {image!r}, which is no image of attributes")
+    return <unsigned char *> PyByteArray_AS_STRING(image)
+
+
+cdef inline bint known_type(object attr) except -1:
+    """Whether these are attributes of a file, of the exact type."""
+    return type(attr) is Attr and KNOWN_TYPES >> (wire_of(attr)[TYPE_AT] >> 4) & 1
 
 
 cdef class Attributes(Handler):
@@ -339,6 +347,11 @@ cdef class Attributes(Handler):
         self.reply.dummy = 0
         lifetimes = serving.reply.lifetimes
         self.reply.attr_valid, self.reply.attr_valid_nsec = lifetimes.attr, lifetimes.attr_nsec
+
+    cdef int tell(self, object attr, object vnode, uint64_t unique) except -1:
+        memcpy(self.reply.wire, wire_of(attr), WIRE_SIZE)
+        self.reply.ino = attr.ino or vnode.ino
+        self.send(&self.reply, sizeof(self.reply), unique)
 
     cdef object file(self, uint64_t fh, bint given):
         return self.file_of[fh] if given else None
@@ -354,11 +367,10 @@ cdef class Getattr(Attributes):
         vnode = self.nodes[self.channel.now.nodeid]
         file = self.file(asked.fh, asked.getattr_flags & GETATTR_FH)
         attr = self.operation(vnode.cookie, file)
-        if not copy_wire(attr, self.reply.wire):
+        if not known_type(attr):
             self.then(attr, unique, vnode)
             return 0
-        self.reply.ino = attr.ino or vnode.ino
-        self.send(&self.reply, sizeof(self.reply), unique)
+        self.tell(attr, vnode, unique)
 
 
 cdef class Setattr(Attributes):
@@ -391,11 +403,10 @@ cdef class Setattr(Attributes):
             changes.mtime_ns = self.time(valid & MTIME_NOW, asked.mtime, asked.mtimensec)
         vnode, file = self.nodes[self.channel.now.nodeid], self.file(asked.fh, valid & FH)
         attr = self.operation(vnode.cookie, changes, file, self.channel.caller())
-        if not copy_wire(attr, self.reply.wire):
+        if not known_type(attr):
             self.then(attr, unique, vnode, file)
             return 0
-        self.reply.ino = attr.ino or vnode.ino
-        self.send(&self.reply, sizeof(self.reply), unique)
+        self.tell(attr, vnode, unique)
 
     cdef object time(self, bint now, object seconds, uint32_t nanoseconds):
         return self.clock() if now else seconds * 1_000_000_000 + nanoseconds
@@ -404,31 +415,42 @@ cdef class Setattr(Attributes):
 cdef class Entering(Handler):
     """A handler whose reply has an entry."""
 
-    cdef object adopt, forget
-    cdef EntryOut usual  # its lifetimes
+    cdef object adopt, forget, getattr
+    cdef bint at_once
+    cdef EntryOut lifetimes
 
     def __init__(self, serving, plain):
         super().__init__(serving, plain)
         vnodes, lifetimes = serving.mount.vnodes, serving.reply.lifetimes
         self.adopt, self.forget = vnodes.adopt, vnodes.forget
-        self.usual.entry_valid, self.usual.entry_valid_nsec = lifetimes.name, lifetimes.name_nsec
-        self.usual.attr_valid, self.usual.attr_valid_nsec = lifetimes.attr, lifetimes.attr_nsec
+        self.getattr, self.at_once = serving.mount.ops["getattr"], not serving.flow.asynchronous
+        self.lifetimes.entry_valid, self.lifetimes.entry_valid_nsec = lifetimes.name, lifetimes.name_nsec
+        self.lifetimes.attr_valid, self.lifetimes.attr_valid_nsec = lifetimes.attr, lifetimes.attr_nsec
 
-    cdef bint begin(self, object entry, object above, EntryOut *out) except -1:
-        """Whether this is an entry as they usually are; `out` has its attributes then."""
-        if (
-            type(entry) is not Entry
-            or entry.name_ttl is not None
-            or entry.attr_ttl is not None
-            or not copy_wire(entry.attr, self.usual.wire)
-            or not usable(entry.node, above)
-        ):
-            return False
-        out[0] = self.usual
-        return True
+    cdef bint usual(self, object found, object above) except -1:
+        """Whether there is nothing special about what was found, and nothing to say against it."""
+        if type(found) is not Entry:
+            return self.at_once and usable(found, above)
+        return (
+            found.name_ttl is None
+            and found.attr_ttl is None
+            and (found.attr is None or known_type(found.attr))
+            and (found.attr is not None or self.at_once)
+            and usable(found.node, above)
+        )
+
+    cdef object attr_of(self, object found):
+        """The attributes of what is usual: those that came with it, or those that are asked for."""
+        attr = found.attr if type(found) is Entry else None
+        if attr is not None:
+            return attr
+        cookie = cookie_of(found)
+        return attributes(self.getattr(cookie, None), cookie, "getattr")
 
     cdef int fill(self, object attr, object vnode, EntryOut *out) except -1:
-        """What else there is to tell of a vnode, which was counted for the kernel."""
+        """What there is to tell of a vnode, which was counted for the kernel."""
+        out[0] = self.lifetimes
+        memcpy(out.wire, wire_of(attr), WIRE_SIZE)
         out.nodeid, out.generation = vnode.nodeid, vnode.generation
         ino = attr.ino or vnode.ino
         out.ino = vnode.ino = ino
@@ -445,26 +467,28 @@ cdef class Lookup(Entering):
         self.operation, self.then = serving.mount.ops["lookup"], serving.reply.found
 
     cdef int serve(self, Py_ssize_t length) except -1:
-        cdef Py_ssize_t size = max(length - <Py_ssize_t> sizeof(InHeader) - 1, 0)
         cdef EntryReply reply
-        raw = <char *> self.body()
-        if raw[0] == b"." and (size == 1 or (size == 2 and raw[1] == b".")):
+        name = self.name(length)
+        if name == "." or name == "..":
             return self.hand_over(length)
-        unique = self.channel.now.unique
-        name = PyUnicode_DecodeUTF8(raw, size, b"surrogateescape")
-        parent = self.nodes[self.channel.now.nodeid]
+        unique, parent = self.channel.now.unique, self.nodes[self.channel.now.nodeid]
         above = parent.cookie
-        entry = self.operation(above, name, self.channel.caller())
-        if not self.begin(entry, above, &reply.entry):
-            self.then(entry, unique, parent, name)
+        found = self.operation(above, name, self.channel.caller())
+        if not self.usual(found, above):
+            self.then(found, unique, parent, name)
             return 0
-        vnode, told = self.adopt(entry.node, parent, name), False
+        attr = self.attr_of(found)
+        vnode, told = self.adopt(cookie_of(found), parent, name), False
         try:
-            self.fill(entry.attr, vnode, &reply.entry)
+            self.fill(attr, vnode, &reply.entry)
             told = self.send(&reply, sizeof(reply), unique)
         finally:
             if not told:
                 self.forget(vnode.nodeid, 1)
+
+
+cdef inline object cookie_of(object found):
+    return found.node if type(found) is Entry else found
 
 
 cdef bint usable(object cookie, object above) except -1:
@@ -476,6 +500,25 @@ cdef bint usable(object cookie, object above) except -1:
     except TypeError:
         return False
     return not cookie == above
+
+
+cdef class Remove(Handler):
+    """UNLINK and RMDIR."""
+
+    cdef object operation, then
+
+    def __init__(self, serving, plain, operation="remove"):
+        super().__init__(serving, plain)
+        self.operation, self.then = serving.mount.ops[operation], serving.reply.ok
+
+    cdef int serve(self, Py_ssize_t length) except -1:
+        unique, cookie = self.channel.now.unique, self.nodes[self.channel.now.nodeid].cookie
+        self.then(self.operation(cookie, self.name(length), self.channel.caller()), unique)
+
+
+cdef class Rmdir(Remove):
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain, "rmdir")
 
 
 cdef class Forget(Handler):
@@ -654,25 +697,20 @@ cdef class Create(Opening):
     cdef int serve(self, Py_ssize_t length) except -1:
         cdef CreateReply reply
         asked, unique = <CreateIn *> self.body(), self.channel.now.unique
-        start = <char *> self.body() + sizeof(CreateIn)
-        name = PyUnicode_DecodeUTF8(start, self.name_length(start, length), b"surrogateescape")
+        name = self.name(length, sizeof(CreateIn))
         parent, cred = self.nodes[self.channel.now.nodeid], self.channel.maker(asked.umask)
         flags = self.server_flags(asked.flags & ~OF_CREATE_FLAGS)
         attr = self.new_attr(S_IFREG | (asked.mode & 0o7777), cred)
         above = parent.cookie
         made = self.operation(above, name, attr, flags, cred)
-        entry, opened, came = created(made)
-        if (
-            not self.usual_opens
-            or (self.opens and not came)
-            or not self.begin(entry, above, &reply.entry)
-        ):
+        found, opened, came = created(made)
+        if not (self.usual_opens and (came or not self.opens) and self.usual(found, above)):
             self.go(self.then(made, unique, parent, name, flags, cred, "create"))
             return 0
-        vnode, fh, told = self.adopt(entry.node, parent, name, new=True), NO_FH, False
+        vnode, fh, told = self.adopt(cookie_of(found), parent, name, new=True), NO_FH, False
         try:
             fh, hints = self.enter(vnode, opened)
-            self.fill(entry.attr, vnode, &reply.entry)
+            self.fill(self.attr_of(found), vnode, &reply.entry)
             reply.opened.fh, reply.opened.open_flags = fh, self.flags_of(hints)
             reply.opened.backing_id = 0
             told = self.send(&reply, sizeof(reply), unique)
@@ -680,10 +718,6 @@ cdef class Create(Opening):
             if not told:  # give back what was counted
                 self.files.take_back(fh)
                 self.forget(vnode.nodeid, 1)
-
-    cdef Py_ssize_t name_length(self, const char *start, Py_ssize_t length) noexcept:
-        """Up to its NUL, behind which extensions may follow."""
-        return strnlen(start, max(<char *> self.request + length - start, 0))
 
 
 cdef class Ending(Handler):
@@ -769,7 +803,7 @@ cdef class Readdirplus(Entering):
         """Put one `fuse_direntplus` where there are zeros."""
         found = entry.entry
         out, dirent = <EntryOut *> at, <Dirent *> (at + sizeof(EntryOut))
-        if found is None or found.attr is None or not self.begin(found, parent.cookie, out):
+        if found is None or found.attr is None or not self.usual(found, parent.cookie):
             entry_out, rest = self.plus(parent, entry, position, name, told_of)
             memcpy(out, PyBytes_AS_STRING(entry_out), sizeof(EntryOut))
             memcpy(dirent, PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))
@@ -834,6 +868,8 @@ HANDLERS = {
     Opcode.GETATTR: Getattr,
     Opcode.SETATTR: Setattr,
     Opcode.READ: Read,
+    Opcode.UNLINK: Remove,
+    Opcode.RMDIR: Rmdir,
 }
 """The kinds of handlers that there are, by opcode. Each is made of what the handlers of a channel
 share, and of the plain one."""
