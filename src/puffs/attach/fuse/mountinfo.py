@@ -80,7 +80,9 @@ def _parse_line(line: bytes) -> MountInfo:
 
 
 def _text(field: bytes) -> str:
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field))
+    if b"\\" in field:  # hardly ever, and tables are long where many file systems are mounted
+        field = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)
+    return os.fsdecode(field)
 
 
 def read_mounts() -> list[MountInfo]:
