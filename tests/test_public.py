@@ -29,14 +29,26 @@ def test_every_public_name_can_be_loaded_and_is_known_to_type_checkers() -> None
         _ = puffs.no_such_name
 
 
-def test_importing_puffs_loads_nothing_else() -> None:
+def loaded_by(statement: str) -> set[str]:
+    """The modules that a statement loads in a new interpreter."""
     program = (
-        "import sys; before = set(sys.modules); import puffs; print(*set(sys.modules) - before)"
+        f"import sys; before = set(sys.modules); {statement}; print(*set(sys.modules) - before)"
     )
-    loaded = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    return set(subprocess.check_output([sys.executable, "-c", program], text=True).split())
+
+
+def test_importing_puffs_loads_nothing_else() -> None:
+    loaded = loaded_by("import puffs")
     assert [name for name in loaded if name.startswith("puffs.")] == []
-    assert "asyncio" not in loaded
-    assert "ctypes" not in loaded
+    assert not loaded & {"asyncio", "ctypes", "dataclasses", "inspect", "logging"}
+
+
+def test_a_file_server_with_plain_operations_loads_no_event_loop_and_nothing_of_others() -> None:
+    loaded = loaded_by("import puffs; puffs.FileSystem, puffs.main, puffs.mount, puffs.session")
+    assert "puffs.attach.fuse.session" in loaded
+    assert not loaded & {"asyncio", "ssl", "click", "rich", "hypothesis"}
+    others = ("puffs.attach.local", "puffs.attach.fuse.aio", "puffs.check", "puffs.cli", "puffs.fs")
+    assert [name for name in loaded if name.startswith((*others, "puffs.isolate.process"))] == []
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
