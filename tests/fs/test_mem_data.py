@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puffs.fs.extents import CHUNK
+from puffs.fs.extents import CHUNK, Extents
 from puffs.fs.mem import COPY_MAX
 from puffs.fs.nodes import FILE_MAX
 from tests.fs.memory import Box, fails
@@ -33,6 +33,26 @@ def test_reading_ends_at_the_end_of_the_file() -> None:
     assert box.read(node, 8, 100) == b"89"
     assert box.read(node, 10, 100) == box.read(node, 1 << 40, 1) == b""
     assert box.read(box.file("empty")) == b""
+
+
+@pytest.mark.parametrize(
+    ("offset", "size"), [(50, 10), (95, 10), (100, 10), (500, 10)], ids=["in", "over", "at", "far"]
+)
+def test_contents_that_a_thread_is_reading_never_change_their_length(
+    offset: int, size: int
+) -> None:
+    # Without a GIL it would read memory that the contents have moved from.
+    extents = Extents()
+    extents.write(0, b"x" * 100, CHUNK)
+    (_, begun), *_ = extents.chunks()
+    end = max(100, offset + size)
+    extents.write(offset, b"y" * size, CHUNK)
+    extents.reserve(0, end + 10)
+    extents.punch(end, CHUNK)
+    assert len(begun) == 100
+    wanted = bytearray(b"x" * 100).ljust(end, b"\0")
+    wanted[offset : offset + size] = b"y" * size
+    assert extents.read(0, end + 10) == wanted + bytes(10)
 
 
 def test_what_was_read_does_not_change_afterwards() -> None:

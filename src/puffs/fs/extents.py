@@ -22,9 +22,9 @@ class Extents:
     grows shows nothing old.
 
     Threads: one at a time may change the contents or seek in them; any number may read meanwhile,
-    with a GIL or without. A reader finds a chunk once and then looks at that object only. A chunk
-    grows in place, is replaced by a shorter one, and never changes its length again once it is
-    full. Only full ones lend their memory (to `join`), since Python refuses to resize what is lent.
+    with a GIL or without. A reader finds a chunk once and then looks at that object only, and a
+    chunk never changes its length: a longer or shorter one takes its place. (Python moves a
+    bytearray that grows, also while another thread copies it, where there is no GIL.)
     """
 
     __slots__ = ("_chunks", "_order", "allocated")
@@ -79,10 +79,11 @@ class Extents:
                     self._order = None
                 elif end - start == CHUNK:
                     chunks[index] = bytearray(piece)
-                elif start <= have:
+                elif end <= have:
                     chunk[start:end] = piece
                 else:
-                    chunk += bytes(start - have) + piece
+                    kept, hole = memoryview(chunk)[:start], bytes(max(0, start - have))
+                    chunks[index] = bytearray().join((kept, hole, piece))
             except MemoryError:
                 # Each of these is done whole or not at all: what was stored before it counts.
                 if done:
@@ -109,7 +110,7 @@ class Extents:
                 self.allocated += end
             elif len(chunk) < end:
                 grown = end - len(chunk)
-                chunk.extend(bytes(grown))
+                self._chunks[index] = chunk + bytes(grown)
                 self.allocated += grown
 
     def zero(self, offset: int, size: int) -> None:
