@@ -108,9 +108,11 @@ test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 1
 	@$(for_tests)
 	@$(for_fuzz)
 	$(PY) -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	PUFFS_PURE=1 $(PY) -m pytest -m "loops and not slow" -n $(WORKERS) --dist loadfile
 
 test-full: test  ## the tests and the slow ones: real programs, stress
 	@$(for_programs)
+	PUFFS_PURE=1 $(PY) -m pytest -m "fuse and not loops and not slow" -n $(WORKERS) --dist loadfile
 	$(PY) -m pytest -m slow
 
 statements: $(STAMP)  ## what is proved of the reference, into docs/semantics.md (BREAK=1: and by what)

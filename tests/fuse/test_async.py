@@ -18,7 +18,7 @@ import puffs
 from tests.fuse.calls import held_open
 from tests.fuse.conftest import Notes, Serve
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "isolated"])

@@ -15,7 +15,7 @@ from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import PATIENCE, Notes, Serve
 from tests.fuse.servers import Many
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "isolated"])

@@ -16,7 +16,7 @@ from tests.fuse.conftest import Serve, Served
 from tests.fuse.others import comes_true
 from tests.fuse.servers import Noting
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "isolated"])

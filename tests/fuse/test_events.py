@@ -20,7 +20,7 @@ from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import PATIENCE, Notes, Serve
 from tests.fuse.servers import Cached, Many, Noting
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "isolated"])

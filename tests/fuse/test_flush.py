@@ -25,7 +25,7 @@ from tests.fuse.conftest import PATIENCE, Serve, Served
 from tests.fuse.inside import Inside
 from tests.fuse.servers import Cached, Noting
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 FILE, DIR, LINK = ROOT + 1, ROOT + 2, ROOT + 3
 """The cookies of what a `Toy` begins with."""

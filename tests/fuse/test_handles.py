@@ -31,7 +31,7 @@ from tests.fuse.handles import (
     opened,
 )
 
-pytestmark = [pytest.mark.fuse, opens_handles]
+pytestmark = [pytest.mark.fuse, pytest.mark.loops, opens_handles]
 
 MANY = 1000
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY

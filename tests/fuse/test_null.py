@@ -32,7 +32,7 @@ from tests.fuse.async_twin import async_twin
 from tests.fuse.conftest import Serve, give_back
 from tests.needs import need
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 ASYNC = 0
 """In place of a number of threads: the operations are `async def`."""

@@ -36,7 +36,7 @@ from tests.fuse.conftest import PATIENCE, Notes, Serve, Served
 from tests.fuse.others import as_user, needs_passthrough, place
 from tests.fuse.test_nodes import Gate
 
-pytestmark = [pytest.mark.fuse, needs_passthrough]
+pytestmark = [pytest.mark.fuse, pytest.mark.loops, needs_passthrough]
 
 PAGE: Final = mmap.PAGESIZE
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.commands import PUFFS, SECONDS, processes, puffs, serving, succeeds
 from tests.fuse.others import watcher_of
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 MISSING = [(0,), (1,), (0, 1, 2)]
 

@@ -30,7 +30,7 @@ from tests.fuse.conftest import Notes, Serve, Served
 from tests.fuse.load import FILE_RECORDS, Journal, Program, records
 from tests.fuse.servers import Hello
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 PLAIN = 5000
 PAGE = 4096

@@ -22,7 +22,7 @@ from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import PATIENCE, Notes, Serve, Served
 from tests.fuse.servers import Noting
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 
 @pytest.fixture(params=[False, True], ids=["direct", "isolated"])

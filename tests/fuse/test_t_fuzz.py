@@ -22,7 +22,7 @@ from tests.fuse.calls import fails
 from tests.fuse.conftest import PATIENCE
 from tests.kernel.fuzzed import LEVELS, Plan, Responder, complaint, plans
 
-pytestmark = pytest.mark.fuse
+pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 SAMPLE = 12
 
