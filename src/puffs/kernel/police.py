@@ -37,8 +37,14 @@ def node(reply: object, parent: Vnode, operation: str) -> tuple[Cookie, Attr | N
         attr = None if reply.attr is None else attributes(reply.attr, cookie, operation)
     else:
         cookie, attr, entry = reply, None, None
-    kind = "LOOKUP" if operation == "lookup" else "MAKENODE"
-    if usable(cookie, kind, operation) == parent.cookie:
+    try:
+        hash(cookie)
+        sound = cookie is not None
+    except TypeError:
+        sound = False
+    if not sound or cookie == parent.cookie:
+        kind = "LOOKUP" if operation == "lookup" else "MAKENODE"
+        usable(cookie, kind, operation)
         raise ProtocolFault(
             kind, f"{operation} returned the cookie of the directory itself", node=cookie
         )

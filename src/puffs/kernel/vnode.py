@@ -134,6 +134,7 @@ class VnodeTable:
         self._reclaim = reclaim
         self._own_ids = count(OWN_IDS if fileid else ROOT_ID + 1)
         self._ended = False
+        self._opened = 0
 
     def set_root(self, cookie: Cookie) -> Vnode:
         """Make the vnode of the root.
@@ -252,10 +253,12 @@ class VnodeTable:
             for cookie in gone:
                 self._reclaim(cookie)
 
-    def open(self, vnode: Vnode) -> None:
-        """One more open file."""
+    def open(self, vnode: Vnode) -> int:
+        """One more open file; a number that no other one has had."""
         with self._lock:
             vnode.opens += 1
+            self._opened += 1
+            return self._opened
 
     def close(self, vnode: Vnode) -> None:
         """One open file less.
@@ -270,6 +273,8 @@ class VnodeTable:
             return
         if self._inactive is not None:
             self._inactive(vnode.cookie)
+        if vnode.lookups:  # whoever takes the last one away finds that nobody has it open
+            return
         with self.turn:
             with self._lock:
                 gone = self._drop_if_unused(vnode)

@@ -77,17 +77,18 @@ class Channel:
         Looked up, not built, where he has called before.
         """
         key = self.header[_CALLER]
-        cred = self._creds.get(key)
-        if cred is None:
-            if len(self._creds) >= _CREDS_KEPT:
-                self._creds.clear()
-            cred = self._creds[key] = Cred(*key)
-        return cred
+        return self._creds.get(key) or self._new_cred(key)
 
     def cred_with_umask(self, umask: int) -> Cred:
         """The same for requests that make files and bring the caller's umask."""
-        uid, gid, tid = self.header[_CALLER]
-        return Cred(uid, gid, tid, umask)
+        key = (*self.header[_CALLER], umask)
+        return self._creds.get(key) or self._new_cred(key)
+
+    def _new_cred(self, key: tuple[int, ...]) -> Cred:
+        if len(self._creds) >= _CREDS_KEPT:
+            self._creds.clear()
+        cred = self._creds[key] = Cred(*key)
+        return cred
 
     def noatime(self) -> bool:
         """Whether the read that is under way is to move no time of access.

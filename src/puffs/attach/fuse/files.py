@@ -2,8 +2,6 @@
 
 import errno
 import os
-import threading
-from itertools import count
 from typing import Any
 
 from puffs.attach.fuse.passthrough import BackingFiles
@@ -37,21 +35,21 @@ class OpenFiles:
         self.backing: BackingFiles | None = None
         self._mount = mount
         self._vnodes = mount.vnodes
-        self._lock = threading.Lock()
-        self._numbers = count(1)
 
     def __len__(self) -> int:
         return len(self._node)
 
     def open(self, vnode: Vnode, file: object) -> int:
         """Enter an open file; its number."""
-        fh = self._enter(vnode)
+        fh = self._vnodes.open(vnode)
+        self._node[fh] = vnode
         self.file[fh] = file
         return fh
 
     def opendir(self, vnode: Vnode, directory: OpenDirectory) -> int:
         """Enter an open directory; its number."""
-        fh = self._enter(vnode)
+        fh = self._vnodes.open(vnode)
+        self._node[fh] = vnode
         self.directory[fh] = directory
         return fh
 
@@ -59,7 +57,7 @@ class OpenFiles:
         """Drop an open file or directory; the last one of a node makes it inactive."""
         if fh == NO_FH:
             return
-        if fh in self.directory:
+        if fh not in self.file:
             del self.directory[fh]
         else:
             del self.file[fh]
@@ -85,13 +83,6 @@ class OpenFiles:
         """
         for fh in list(self._node):
             self.take_back(fh)
-
-    def _enter(self, vnode: Vnode) -> int:
-        with self._lock:
-            fh = next(self._numbers)
-        self._node[fh] = vnode
-        self._vnodes.open(vnode)
-        return fh
 
 
 def unwrap(reply: object) -> tuple[Any, Open | None]:

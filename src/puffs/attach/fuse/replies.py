@@ -412,7 +412,7 @@ class Replies:
         passed = None if files.backing is None else files.backing.opened
 
         def opened(reply: Any, unique: int, vnode: Vnode) -> None:
-            file, hints = unwrap(reply)
+            file, hints = (reply.file, reply) if type(reply) is Open else (reply, None)
             fh, told = files.open(vnode, file), False
             try:
                 flags, backing = open_flags(hints), 0

@@ -41,18 +41,16 @@ class BufferKept(Exception):
 
 def handlers(serving: Serving) -> Handlers:
     """The handlers of this family, by opcode."""
-    return {**_opens(serving), **_data(serving), **_ranges(serving)}
+    return {**_opens(serving), **_closes(serving), **_data(serving), **_ranges(serving)}
 
 
 def _opens(serving: Serving) -> Handlers:
-    mount, channel, reply, files = serving.mount, serving.channel, serving.reply, serving.files
-    buffer, cred, steps = channel.buffer, channel.cred, serving.flow.steps
-    nodes, file_of, ok, opened = mount.vnodes.by_nodeid, files.file, reply.ok, reply.opened
+    mount, channel, reply = serving.mount, serving.channel, serving.reply
+    buffer, cred = channel.buffer, channel.cred
+    nodes, file_of, ok, opened = mount.vnodes.by_nodeid, serving.files.file, reply.ok, reply.opened
     ops = mount.ops
-    fs_open, fs_close, fs_flush = (ops.get(name) for name in ("open", "close", "flush"))
-    fs_fsync = serving.operation("fsync")
+    fs_open, fs_fsync = ops.get("open"), serving.operation("fsync")
     writable = mount.read_only or "write" in ops  # a read-only mount sends no opens for writing
-    unlock = unlocker(mount)
     server_flags = serving.open_flags
 
     def open_(unique: int, nodeid: int, _length: int) -> None:
@@ -66,6 +64,54 @@ def _opens(serving: Serving) -> Handlers:
             opened(None, unique, vnode)
         else:
             channel.send(unique, OPEN_OUT.struct.pack(NO_FH, reply.open_flags(None), 0))
+
+    def fsync(unique: int, nodeid: int, _length: int) -> None:
+        fh, flags, _ = FSYNC_IN.struct.unpack_from(buffer, BODY)
+        datasync = bool(flags & FUSE_FSYNC_FDATASYNC)
+        ok(fs_fsync(nodes[nodeid].cookie, datasync, file_of[fh]), unique)
+
+    return {Opcode.OPEN: open_, Opcode.FSYNC: fsync}
+
+
+def _closes(serving: Serving) -> Handlers:
+    """FLUSH and RELEASE: in steps where locks are to be given back, or operations may wait."""
+    if "advlock" in serving.mount.ops or serving.flow.asynchronous:
+        return _closes_in_steps(serving)
+    return _closes_at_once(serving)
+
+
+def _closes_at_once(serving: Serving) -> Handlers:
+    files, buffer, ok = serving.files, serving.channel.buffer, serving.reply.ok
+    nodes, file_of = serving.mount.vnodes.by_nodeid, files.file
+    fs_close, fs_flush = serving.mount.ops.get("close"), serving.operation("flush")
+
+    def release(unique: int, nodeid: int, _length: int) -> None:
+        fh, flags, _, _ = RELEASE_IN.struct.unpack_from(buffer, BODY)
+        cookie, file = nodes[nodeid].cookie, file_of[fh]
+        try:
+            if fs_close is not None:
+                fs_close(cookie, file, flags)
+        finally:
+            files.close(fh)
+        ok(None, unique)
+
+    def flush(unique: int, nodeid: int, _length: int) -> None:
+        fh, _, _, owner = FLUSH_IN.struct.unpack_from(buffer, BODY)
+        ok(fs_flush(nodes[nodeid].cookie, file_of[fh], owner), unique)
+
+    return {Opcode.RELEASE: release, Opcode.FLUSH: flush}
+
+
+def _closes_in_steps(serving: Serving) -> Handlers:
+    mount, files, buffer, ok = (
+        serving.mount,
+        serving.files,
+        serving.channel.buffer,
+        serving.reply.ok,
+    )
+    nodes, file_of, steps = mount.vnodes.by_nodeid, files.file, serving.flow.steps
+    fs_close, fs_flush = mount.ops.get("close"), mount.ops.get("flush")
+    unlock = unlocker(mount)
 
     def release(unique: int, nodeid: int, _length: int) -> Steps:
         fh, flags, release_flags, owner = RELEASE_IN.struct.unpack_from(buffer, BODY)
@@ -88,17 +134,7 @@ def _opens(serving: Serving) -> Handlers:
             yield unlock(cookie, file, owner, False)
         ok(fs_flush(cookie, file, owner) if fs_flush is not None else None, unique)
 
-    def fsync(unique: int, nodeid: int, _length: int) -> None:
-        fh, flags, _ = FSYNC_IN.struct.unpack_from(buffer, BODY)
-        datasync = bool(flags & FUSE_FSYNC_FDATASYNC)
-        ok(fs_fsync(nodes[nodeid].cookie, datasync, file_of[fh]), unique)
-
-    return {
-        Opcode.OPEN: open_,
-        Opcode.RELEASE: steps(release),
-        Opcode.FLUSH: steps(flush),
-        Opcode.FSYNC: fsync,
-    }
+    return {Opcode.RELEASE: steps(release), Opcode.FLUSH: steps(flush)}
 
 
 def _data(serving: Serving) -> Handlers:
