@@ -146,6 +146,35 @@ def test_a_listing_has_every_name_with_its_type_and_attributes(
         assert entry.entry.attr == passed.fs.lookup(passed.root, name, SERVER).attr
 
 
+def test_what_the_host_was_told_just_now_is_listed_by_name(
+    host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(host)
+    make_every_type(Path())
+    passed = Passed(host)
+    passed.fs.name_ttl = puffs.FOREVER
+    first, second = passed.listing(), passed.listing()
+    assert all(entry.entry is not None for entry in first.values())
+    for name, entry in second.items():
+        assert stat.S_IFMT(entry.type) == stat.S_IFMT(first[name].type)
+        assert entry.ino == first[name].ino
+        common = stat.S_IFMT(entry.type) in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+        assert (entry.entry is None) == common
+
+
+def test_what_was_told_for_no_time_or_not_taken_is_listed_with_attributes(host: Path) -> None:
+    make_crowd(host)
+    passed = Passed(host / "crowd")
+    passed.fs.name_ttl = 0.0
+    for _ in range(2):
+        assert all(entry.entry is not None for entry in passed.listing().values())
+    passed.fs.name_ttl = puffs.FOREVER
+    taking = iter(passed.fs.readdir(passed.root, 0, None))
+    taken = {next(taking).name for _ in range(3)}
+    for name, entry in passed.listing().items():
+        assert entry.entry is not None or name in taken
+
+
 def test_a_listing_goes_on_while_names_are_removed(host: Path) -> None:
     make_crowd(host)
     passed = Passed(host / "crowd")

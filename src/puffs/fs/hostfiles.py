@@ -125,7 +125,8 @@ class Node:
     the inode number that is shown, `generation` 32 bits that another file with this number will not
     have, nor this one below another root directory, `type` that of stat(2). `opens` counts open
     files; while there are any, `descriptor` stays. `stamp` is the version of its contents that the
-    host has cached, `btime_ns` the time of birth once it was asked for.
+    host has cached, `btime_ns` the time of birth once it was asked for. `told` is how many of the
+    first names in a directory the host knows the attributes of until `told_until` (monotonic).
     """
 
     __slots__ = (
@@ -140,6 +141,8 @@ class Node:
         "opens",
         "parent",
         "stamp",
+        "told",
+        "told_until",
         "type",
         "used",
         "volume",
@@ -160,6 +163,8 @@ class Node:
         self.used = False
         self.opens = 0
         self.stamp: tuple[int, int, int] | None = None
+        self.told = 0
+        self.told_until = 0.0
         self.btime_ns: int | None = NOT_ASKED
 
     def __repr__(self) -> str:

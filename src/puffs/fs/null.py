@@ -53,6 +53,12 @@ _SETTLED_NS: Final = 2_000_000_000
 """A file that was changed less than this ago may change again without a new time stamp: file
 systems count in steps, of two seconds at most (FAT).
 """
+_TOLD_MAX: Final = 64
+"""So many names, however long, have room in the host's first read of a directory, which is the one
+that it wants attributes in for certain. [readdirplus: FUSE_READDIRPLUS_AUTO in fuse(4)]
+"""
+_TOLD_SECONDS: Final = 1.0
+"""For so long the host hardly forgets what it was told."""
 _NOW: Final = (0, hostcalls.UTIME_NOW)
 _OMIT: Final = (0, hostcalls.UTIME_OMIT)
 _NS: Final = 1_000_000_000
@@ -250,11 +256,22 @@ class NullFS(puffs.FileSystem[Node]):
             files.moved(dir, name)
 
     def readdir(self, dir: Node, offset: int, file: object) -> Iterator[puffs.DirEntry]:
-        """The names of a directory, each with its attributes as they are when it is taken."""
+        """The names of a directory, each with its attributes as they are when it is taken.
+
+        Names without them are enough where a listing just now had them, and what the host was told
+        is still good: rm(1) and others read each directory twice.
+        """
         files = self._files
-        directory = files.directory(dir)
-        with files.opening(os.scandir, directory) as names:
-            for found in names:
+        now = time.monotonic()
+        # A directory that something is mounted on has a number here that is not that of its name.
+        told = dir.told if now < dir.told_until and not files.several_volumes else 0
+        if not told:
+            dir.told, dir.told_until = 0, now + min(self.name_ttl, _TOLD_SECONDS)
+        with files.opening(os.scandir, files.directory(dir)) as names:
+            for index, found in enumerate(names):
+                if index < told and (type_ := _type(found)):
+                    yield puffs.DirEntry(found.name, type_, dir.volume.number(found.inode()))
+                    continue
                 try:
                     node, st = files.find(dir, found.name)
                 except FileNotFoundError:
@@ -262,7 +279,9 @@ class NullFS(puffs.FileSystem[Node]):
                 except OSError:
                     yield puffs.DirEntry(found.name)
                     continue
-                yield puffs.DirEntry(found.name, st.st_mode, node.ino, entry=_entry(node, st))
+                yield puffs.DirEntry(found.name, st.st_mode, node.ino, 0, _entry(node, st))
+                if index < _TOLD_MAX:
+                    dir.told = index + 1
 
     def readlink(self, node: Node) -> str:
         """The target of a symbolic link. EINVAL for anything else."""
@@ -519,6 +538,15 @@ class NullFS(puffs.FileSystem[Node]):
 
 def _entry(node: Node, st: os.stat_result) -> puffs.Entry:
     return puffs.Entry(node, _attr(node, st))
+
+
+def _type(found: "os.DirEntry[str]") -> int:
+    """The type of a name, as far as the directory tells; 0: it does not, or it is a rare one."""
+    if found.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    if found.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    return stat.S_IFLNK if found.is_symlink() else 0
 
 
 def _attr(node: Node, st: os.stat_result) -> puffs.Attr:

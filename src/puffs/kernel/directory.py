@@ -159,15 +159,19 @@ class OpenDirectory:
         for position in range(offset, 2):
             yield position + 1, self._dots[position]
         position = max(offset, 2)
-        while self._keep_until(position - 1):
-            yield position + 1, self._once(position - 2)
+        if not self._keep_until(position - 2):
+            return
+        kept, source = self._kept, self._source
+        # The node of an entry is told of at once or never: the next time it may be gone.
+        while position - 2 < len(kept):
+            entry = kept[position - 2]
+            kept[position - 2] = _name_only(entry)
             position += 1
-
-    def _once(self, index: int) -> DirEntry:
-        """A kept entry. Its node is told of at once or never: the next time it may be gone."""
-        entry = self._kept[index]
-        self._kept[index] = _name_only(entry)
-        return entry
+            yield position, entry
+        for entry in source or ():
+            kept.append(_name_only(entry))
+            position += 1
+            yield position, entry
 
     def _from_server(self, offset: int) -> Iterator[tuple[int, DirEntry]]:
         if offset == 0:
