@@ -125,8 +125,11 @@ class Node:
     the inode number that is shown, `generation` 32 bits that another file with this number will not
     have, nor this one below another root directory, `type` that of stat(2). `opens` counts open
     files; while there are any, `descriptor` stays. `stamp` is the version of its contents that the
-    host has cached, `btime_ns` the time of birth once it was asked for. `told` is how many of the
-    first names in a directory the host knows the attributes of until `told_until` (monotonic).
+    host has cached, `btime_ns` the time of birth once it was asked for.
+
+    Of directories: `told` is how many of the first names the host knows the attributes of until
+    `told_until` (monotonic). `familiar` says that what was opened last in there had a descriptor
+    already, so that the next one may have it, too.
     """
 
     __slots__ = (
@@ -134,6 +137,7 @@ class Node:
         "born",
         "btime_ns",
         "descriptor",
+        "familiar",
         "generation",
         "ino",
         "key",
@@ -161,6 +165,7 @@ class Node:
         self.name = ""
         self.descriptor: Descriptor | None = None
         self.used = False
+        self.familiar = False
         self.opens = 0
         self.stamp: tuple[int, int, int] | None = None
         self.told = 0
@@ -221,16 +226,16 @@ class HostFiles:
     def find(self, dir: Node, name: str) -> tuple[Node, os.stat_result]:
         """What `name` in `dir` is now, and its attributes. A symbolic link is not followed."""
         fd = self.descriptor(dir)
-        # Most of what is looked for is known and held by a descriptor: it is not opened again.
-        key, born = self._identify(fd, os.fsencode(name))
-        node = self._nodes.get(key)
-        descriptor = None if node is None else node.descriptor
-        if node is not None and descriptor is not None:
-            st = os.stat(descriptor)
-            with self._lock:
-                node.born, node.parent, node.name = born, dir, name
-            node.used = True
-            return node, st
+        if dir.familiar:  # what has a descriptor need not be opened
+            key, born = self._identify(fd, os.fsencode(name))
+            node = self._nodes.get(key)
+            descriptor = None if node is None else node.descriptor
+            if node is not None and descriptor is not None:
+                st = os.stat(descriptor)
+                with self._lock:
+                    node.born, node.parent, node.name = born, dir, name
+                node.used = True
+                return node, st
         try:
             descriptor = Descriptor(os.open(name, _ENTRY, dir_fd=fd))
         except OSError as exc:
@@ -255,6 +260,7 @@ class HostFiles:
                 node = self._nodes[key] = Node(key, born, volume, st)
             node.born = born  # overlayfs gives a file another one when it copies it up
             if parent is not None:
+                parent.familiar = node.descriptor is not None
                 node.parent, node.name = parent, name
             self._hold(node, descriptor)
         return node, st
