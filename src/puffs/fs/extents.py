@@ -82,8 +82,10 @@ class Extents:
                 elif end <= have:
                     chunk[start:end] = piece
                 else:
-                    kept, hole = memoryview(chunk)[:start], bytes(max(0, start - have))
-                    chunks[index] = bytearray().join((kept, hole, piece))
+                    longer = chunk[:start]
+                    longer += bytes(start - len(longer))
+                    longer += piece
+                    chunks[index] = longer
             except MemoryError:
                 # Each of these is done whole or not at all: what was stored before it counts.
                 if done:
@@ -110,7 +112,9 @@ class Extents:
                 self.allocated += end
             elif len(chunk) < end:
                 grown = end - len(chunk)
-                self._chunks[index] = chunk + bytes(grown)
+                longer = chunk[:]
+                longer += bytes(grown)
+                self._chunks[index] = longer
                 self.allocated += grown
 
     def zero(self, offset: int, size: int) -> None:
