@@ -174,12 +174,7 @@ def _refuse(code: int) -> Handler:
 
 def operation_name(opcode: int) -> str:
     """What an opcode is called in messages: its operation, or the name of the opcode."""
-    try:
-        known = Opcode(opcode)
-    except ValueError:
-        return f"opcode {opcode}"
-    route = ROUTES.get(known)
-    return route.operation if route and route.operation else known.name.lower()
+    return _NAMES.get(opcode) or f"opcode {opcode}"
 
 
 def wants_reply(opcode: int) -> bool:
@@ -187,4 +182,8 @@ def wants_reply(opcode: int) -> bool:
     return opcode not in _SILENT
 
 
+_NO_ROUTE: Final = Route(None)
+_NAMES: Final[dict[int, str]] = {
+    opcode: ROUTES.get(opcode, _NO_ROUTE).operation or opcode.name.lower() for opcode in Opcode
+}
 _SILENT: Final = frozenset(opcode for opcode, message in MESSAGES.items() if not message.has_reply)
