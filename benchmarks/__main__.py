@@ -12,54 +12,17 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from benchmarks import trees, trips
+from benchmarks.chart import chart
 from benchmarks.processes import BenchmarkError
-from benchmarks.results import MICROSECONDS, SECONDS, Sample, Table, pack, rows, text
+from benchmarks.report import PARTS, TABLES, report
+from benchmarks.results import Sample, pack, unpack
 
-PARTS = {
-    trips.PINNED: "round trips, caller and servers on one CPU",
-    trips.UNPINNED: "round trips on the CPUs that the kernel chooses",
-    trees.PART: "trees of files",
-}
-PAIRS = (
-    (trips.ASYNC, trips.PLAIN, "async def / def"),
-    (trips.ISOLATED, trips.PLAIN, "isolated / direct"),
-)
-TREES = "; unpack: 2,600 files, 100 MB; clone: 652 files, 25 MB; x4: with four processes"
-TABLES = (
-    *(
-        Table(
-            part,
-            f"{PARTS[part]}, multiples of a bare loop in C",
-            trips.FLOOR,
-            MICROSECONDS,
-            list(trips.SERVERS),
-            list(trips.OPERATIONS),
-            PAIRS,
-        )
-        for part in (trips.PINNED, trips.UNPINNED)
-    ),
-    Table(
-        trees.PART,
-        "trees on pass-through servers over tmpfs, multiples of libfuse's passthrough_ll in C"
-        + TREES,
-        trees.PASSTHROUGH,
-        SECONDS,
-        list(trees.PASSTHROUGH_SERVERS),
-        trees.OPERATIONS,
-    ),
-    Table(
-        trees.PART,
-        "trees in memory, multiples of tmpfs" + TREES,
-        trees.TMPFS,
-        SECONDS,
-        list(trees.MEMORY_SERVERS),
-        trees.OPERATIONS,
-    ),
-)
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -75,6 +38,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--tree-rounds", type=int, default=3, help="rounds of trees (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="draw FILE, an SVG")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        metavar="FILE",
+        dest="source",
+        help="measure nothing: report what --json has written to FILE",
+    )
     parser.add_argument(
         "--only",
         action="append",
@@ -87,8 +58,10 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if min(arguments.rounds, arguments.tree_rounds) < 1:
         parser.error("--rounds and --tree-rounds must be 1 or more")
-    if arguments.json and not arguments.json.absolute().parent.is_dir():
-        parser.error(f"--json: there is no directory {arguments.json.absolute().parent}")
+    for option in ("json", "chart"):
+        file = getattr(arguments, option)
+        if file and not file.absolute().parent.is_dir():
+            parser.error(f"--{option}: there is no directory {file.absolute().parent}")
     return arguments
 
 
@@ -111,14 +84,36 @@ def chosen_parts(parts: list[str] | None, only: list[str]) -> list[str]:
     return [part for part in PARTS if not only or names[part].intersection(only)]
 
 
-def show_progress(what: str) -> None:
-    """Tell how far it is, on one line of a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{what} ", end="", file=sys.stderr, flush=True)
+class Progress:
+    """How far it is, on one line of a terminal; elsewhere on a line now and then."""
+
+    SECONDS = 20.0
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        self._terminal = sys.stderr.isatty()
+        self._next = 0.0
+
+    def __call__(self, what: str) -> None:
+        """Show `what`."""
+        if self._terminal:
+            print(f"\r\x1b[K{what} ", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() >= self._next:
+            print(what, file=sys.stderr, flush=True)
+            self._next = time.monotonic() + self.SECONDS
+
+    def end(self) -> None:
+        """Leave a terminal as it was."""
+        if self._terminal:
+            self("")
 
 
 def run_part(
-    part: str, arguments: argparse.Namespace, build: Path, missing: dict[str, str]
+    part: str,
+    arguments: argparse.Namespace,
+    build: Path,
+    missing: dict[str, str],
+    progress: Callable[[str], None],
 ) -> list[Sample]:
     """Measure one part as asked."""
     only = arguments.only
@@ -127,42 +122,56 @@ def run_part(
         needed = [trees.NEEDED[name] for name in only if name in trees.NEEDED]
         steps = chosen(trees.STEPS, only, [*trees.ALWAYS, *needed])
         rounds = arguments.tree_rounds
-        return list(trees.run(servers, steps, rounds, missing, build, show_progress))
+        return list(trees.run(servers, steps, rounds, missing, build, progress))
     servers = chosen(trips.SERVERS, only, [trips.FLOOR])
     operations = chosen(trips.OPERATIONS, only)
     rounds = arguments.rounds
-    return list(trips.run(part, servers, operations, rounds, missing, build, show_progress))
+    return list(trips.run(part, servers, operations, rounds, missing, build, progress))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure what was asked for; return it as it stands in a file of results."""
+    missing: dict[str, str] = {}
+    samples: list[Sample] = []
+    progress = Progress()
+    with tempfile.TemporaryDirectory(prefix="puffs-bench-") as directory:
+        for part in chosen_parts(arguments.parts, arguments.only):
+            samples += run_part(part, arguments, Path(directory).resolve(), missing, progress)
+    progress.end()
+    return {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "rounds": arguments.rounds,
+        "tree_rounds": arguments.tree_rounds,
+        "missing": missing,
+        "samples": pack(samples),
+    }
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure as asked and print the result; return the exit status."""
-    missing: dict[str, str] = {}
-    samples: list[Sample] = []
-    with tempfile.TemporaryDirectory(prefix="puffs-bench-") as directory:
-        for part in chosen_parts(arguments.parts, arguments.only):
-            samples += run_part(part, arguments, Path(directory).resolve(), missing)
-    show_progress("")
-    print(
-        f"Linux {platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}: "
-        f"medians of {arguments.rounds} rounds (trees: {arguments.tree_rounds})"
-    )
-    for table in TABLES:
-        cells = rows(table, samples)
-        if cells:
-            print(f"\n{table.title}\n\n{text(cells)}")
-    for name, reason in missing.items():
-        print(f"\n{name}: not measured: {reason}")
+    """Measure, or read what was measured; print it and write the files; return the exit status."""
+    if arguments.source:
+        result = json.loads(arguments.source.read_text())
+    else:
+        result = measure(arguments)
+    samples = unpack(result["samples"])
+    conditions = (
+        "Linux {kernel}, {cpus} CPUs, Python {python}: medians of {rounds} rounds "
+        "(trees: {tree_rounds})"
+    ).format_map(result)
+    print(report(conditions, samples, result["missing"]))
     if arguments.json:
-        result = {
-            "kernel": platform.release(),
-            "machine": platform.machine(),
-            "cpus": os.cpu_count(),
-            "python": platform.python_version(),
-            "missing": missing,
-            "samples": pack(samples),
-        }
         arguments.json.write_text(json.dumps(result) + "\n")
-    return 1 if trips.OURS & missing.keys() else 0
+    if arguments.chart:
+        drawn = [
+            table._replace(operations=list(trees.STEPS)) if table.part == trees.PART else table
+            for table in TABLES
+        ]
+        title = "puffs and its peers: further to the left is faster"
+        arguments.chart.write_text(chart(title, conditions, drawn, samples))
+    return 1 if trips.OURS & result["missing"].keys() else 0
 
 
 def interrupted(number: int, frame: object) -> None:

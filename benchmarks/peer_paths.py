@@ -7,6 +7,7 @@ serves), `loopback` (DIRECTORY, passed through) or `memory`.
 
 import errno
 import importlib
+import itertools
 import os
 import stat
 import sys
@@ -18,6 +19,8 @@ SIZE = 16 << 20
 UNCHANGED = 0xFFFFFFFF  # an owner: -1, as ctypes has it
 
 Attrs = dict[str, Any]
+Listed = tuple[str, Attrs, int]  # name, what is known of it, offset: 0, all is listed at once
+DOTS: list[Listed] = [(".", {"st_ino": 1}, 0), ("..", {"st_ino": 1}, 0)]
 
 
 def absent(path: str) -> OSError:
@@ -93,8 +96,9 @@ class Loopback(LIBRARY.Operations):  # type: ignore[misc, name-defined]
             attrs[name] = attrs[name + "_ns"]
         return attrs
 
-    def readdir(self, path: str, fh: int) -> list[str]:
-        return [".", "..", *os.listdir(self.directory + path)]
+    def readdir(self, path: str, fh: int) -> list[Listed]:
+        with os.scandir(self.directory + path) as entries:
+            return [*DOTS, *((each.name, {"st_ino": each.inode()}, 0) for each in entries)]
 
     def create(self, path: str, mode: int, fi: object = None) -> int:
         return os.open(self.directory + path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
@@ -172,11 +176,14 @@ class Loopback(LIBRARY.Operations):  # type: ignore[misc, name-defined]
 class Node:
     """A file, directory or symlink in memory."""
 
+    numbers = itertools.count(1)
+
     def __init__(self, mode: int) -> None:
         now = time.time_ns()
         self.content = bytearray()
         self.names: dict[str, Node] = {}
         self.attrs: Attrs = {"st_mode": mode, "st_nlink": 2 if stat.S_ISDIR(mode) else 1}
+        self.attrs["st_ino"] = next(self.numbers)
         self.attrs |= dict.fromkeys(Loopback.TIMES, now) | dict.fromkeys(("st_uid", "st_gid"), 0)
 
 
@@ -218,8 +225,9 @@ class Memory(LIBRARY.Operations):  # type: ignore[misc, name-defined]
         size = len(node.content)
         return node.attrs | {"st_size": size, "st_blocks": (size + 511) // 512}
 
-    def readdir(self, path: str, fh: int) -> list[str]:
-        return [".", "..", *self.find(path).names]
+    def readdir(self, path: str, fh: int) -> list[Listed]:
+        names = self.find(path).names
+        return [*DOTS, *((name, {"st_ino": names[name].attrs["st_ino"]}, 0) for name in names)]
 
     def create(self, path: str, mode: int, fi: object = None) -> int:
         node = Node(stat.S_IFREG | mode)
@@ -300,7 +308,8 @@ class Memory(LIBRARY.Operations):  # type: ignore[misc, name-defined]
         return {"f_bsize": 4096, "f_frsize": 4096, "f_blocks": 1 << 20, "f_bavail": 1 << 20}
 
 
-# No threads, no cache: what the floor does. The others have the library's defaults.
+# No threads, no cache: what the floor does. The others have the library's defaults, and the inode
+# numbers that they report, without which cp(1) takes files for replaced ones.
 FLOOR_OPTIONS = {
     "nothreads": True,
     "direct_io": True,
@@ -312,7 +321,7 @@ SERVERS = {"onefile": OneFile, "loopback": Loopback, "memory": Memory}
 
 
 def main(server: str, mountpoint: str, *directory: str) -> None:
-    options = FLOOR_OPTIONS if server == "onefile" else {}
+    options: dict[str, Any] = FLOOR_OPTIONS if server == "onefile" else {"use_ino": True}
     if LIBRARY.__name__ == "fuse":
         options["big_writes"] = True  # libfuse 2 writes 4 KiB at a time without
     operations = SERVERS[server](*directory)

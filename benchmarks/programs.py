@@ -44,13 +44,13 @@ def compile_c(source: Path, target: Path, flags: Sequence[str] = ()) -> None:
     run(["cc", "-O2", "-Wall", "-o", str(target), str(source), *flags])
 
 
-def compile_example(name: str, target: Path) -> None:
-    """Compile an example that Debian ships with libfuse's headers."""
+def compile_example(name: str, build: Path) -> None:
+    """Compile an example that Debian ships with libfuse's headers, into `build`."""
     found = [each / f"{name}.c" for each in EXAMPLE_DIRECTORIES if (each / f"{name}.c").exists()]
     if not found:
         raise BenchmarkError(f"{name}.c is not there: it comes with Debian's libfuse3-dev")
     flags = shlex.split(run(["pkg-config", "--cflags", "--libs", "fuse3"]))
-    compile_c(found[0], target, ["-w", *EXAMPLE_FLAGS, *flags])
+    compile_c(found[0], build / name, ["-w", *EXAMPLE_FLAGS, *flags])
 
 
 def why_missing(server: str, said: str) -> str:

@@ -42,11 +42,13 @@ class Table(NamedTuple):
 
     part: str
     title: str
+    note: str  # what its figures are multiples of
     base: str  # the server that is shown in `unit`, and all others as multiples of
     unit: Unit
     servers: Sequence[str]
     operations: Sequence[str]
     pairs: Sequence[tuple[str, str, str]] = ()  # (server, other, title): rows of their own
+    apart: Sequence[str] = ()  # servers that do less than all others: at the end, and named
 
 
 class Costs:
@@ -86,6 +88,7 @@ def rows(table: Table, samples: Iterable[Sample]) -> list[list[str]]:
     costs = Costs(samples, table.part)
     operations = [name for name in table.operations if name in costs.operations()]
     servers = [name for name in table.servers if name in costs.servers()]
+    apart = [name for name in table.apart if name in costs.servers()]
     if not operations:
         return []
 
@@ -106,6 +109,7 @@ def rows(table: Table, samples: Iterable[Sample]) -> list[list[str]]:
     for server, other, title in table.pairs:
         if {server, other} <= costs.servers():
             cells.append([title, *ratios(server, other)])
+    cells += [[server, *ratios(server, table.base)] for server in apart]
     return cells
 
 

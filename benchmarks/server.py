@@ -1,6 +1,6 @@
 """The file server of the benchmark, written with puffs: what `floor.c` serves, in plain Python.
 
-Run as `python -m benchmarks.server [--async | --no-open] [--isolated] MOUNTPOINT`; it ends when it
+Run as `python -m benchmarks.server MOUNTPOINT [--async | --no-open] [--isolated]`; it ends when it
 is unmounted. With `--async` the operations are `async def` ones that never wait; with `--no-open`
 there is no `open`, and none is asked for; with `--isolated` they are in a process of their own.
 """
@@ -136,6 +136,6 @@ class OneFileAsync(OneFile):
 SERVERS = {"--async": OneFileAsync, "--no-open": NoOpen}
 
 if __name__ == "__main__":
-    *flags, mountpoint = sys.argv[1:]
+    mountpoint, *flags = sys.argv[1:]
     server = next((SERVERS[flag] for flag in flags if flag in SERVERS), OneFile)
     puffs.run(server, mountpoint, isolate="--isolated" in flags)

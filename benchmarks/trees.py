@@ -10,58 +10,73 @@ step is made once in a directory of no server, so that the first server finds th
 import os
 import select
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks import workload
-from benchmarks.processes import BenchmarkError, last_words, mounted
-from benchmarks.programs import HERE, PEER_PYTHON, compile_example, why_missing
+from benchmarks.processes import BenchmarkError, last_words
+from benchmarks.programs import compile_example
 from benchmarks.results import Sample
+from benchmarks.servers import (
+    COMPILED_PYTHON,
+    INODES,
+    PATHS,
+    PLAIN_PYTHON,
+    Server,
+    mount_all,
+    need_compiled,
+)
 
 PART = "trees"
 PASSTHROUGH, TMPFS = "passthrough_ll", "tmpfs"
-NULL, MEM = "puffs-null", "puffs-mem"
+NULL, NULL_PASSTHROUGH, MEM = "puffs-null", "puffs-null-passthrough", "puffs-mem"
 
 STORE = "/dev/shm"  # tmpfs: what is below the servers costs little
 STEP_SECONDS = 120.0
 SPACE = 300 << 20  # what one server needs of the backing directory at its fullest
 
 
-class Server(NamedTuple):
-    """What is mounted; {build}, {backing} and {mountpoint} in its command are directories."""
-
-    command: list[str]  # empty: nothing is mounted, and the backing directory itself is used
-    inside: str = "{mountpoint}"  # where the server shows the backing directory, or its own files
-
-
-_PUFFS = [sys.executable, "-m", "puffs", "mount", "-f"]
-_PATHS = [PEER_PYTHON, "-m", "benchmarks.peer_paths"]
-_INODES = [PEER_PYTHON, "-m", "benchmarks.peer_inodes"]
+_MOUNT = ["puffs", "mount", "-f"]
 
 PASSTHROUGH_SERVERS = {
-    PASSTHROUGH: Server(["{build}/passthrough_ll", "-f", "-o", "source={backing}", "{mountpoint}"]),
+    PASSTHROUGH: Server(
+        ["{build}/passthrough_ll", "-f", "-o", "source={backing}", "{mountpoint}"],
+        partial(compile_example, "passthrough_ll"),
+    ),
     # It shows all of the machine, and has no option to show less.
-    "passthrough": Server(["{build}/passthrough", "-f", "{mountpoint}"], "{mountpoint}{backing}"),
-    NULL: Server([*_PUFFS, "null:{backing}", "{mountpoint}"]),
+    "passthrough": Server(
+        ["{build}/passthrough", "-f", "{mountpoint}"],
+        partial(compile_example, "passthrough"),
+        inside="{mountpoint}{backing}",
+    ),
+    NULL: Server([*PLAIN_PYTHON, *_MOUNT, "null:{backing}", "{mountpoint}"]),
+    "puffs-null-compiled": Server(
+        [*COMPILED_PYTHON, *_MOUNT, "null:{backing}", "{mountpoint}"], need_compiled
+    ),
+    # The kernel reads and writes the files itself: less than all others do.
+    NULL_PASSTHROUGH: Server(
+        [*PLAIN_PYTHON, *_MOUNT, "-o", "passthrough", "null:{backing}", "{mountpoint}"]
+    ),
     "bindfs": Server(["bindfs", "-f", "{backing}", "{mountpoint}"]),
-    "mfusepy": Server([*_PATHS, "mfusepy", "loopback", "{mountpoint}", "{backing}"]),
-    "fusepy": Server([*_PATHS, "fuse", "loopback", "{mountpoint}", "{backing}"]),
-    "pyfuse3": Server([*_INODES, "pyfuse3", "loopback", "{mountpoint}", "{backing}"]),
-    "llfuse": Server([*_INODES, "llfuse", "loopback", "{mountpoint}", "{backing}"]),
+    "mfusepy": Server([*PATHS, "mfusepy", "loopback", "{mountpoint}", "{backing}"]),
+    "fusepy": Server([*PATHS, "fuse", "loopback", "{mountpoint}", "{backing}"]),
+    "pyfuse3": Server([*INODES, "pyfuse3", "loopback", "{mountpoint}", "{backing}"]),
+    "llfuse": Server([*INODES, "llfuse", "loopback", "{mountpoint}", "{backing}"]),
 }
 MEMORY_SERVERS = {
-    TMPFS: Server([], "{backing}"),
-    MEM: Server([*_PUFFS, "mem:", "{mountpoint}"]),
-    "mfusepy-memory": Server([*_PATHS, "mfusepy", "memory", "{mountpoint}"]),
-    "fusepy-memory": Server([*_PATHS, "fuse", "memory", "{mountpoint}"]),
+    TMPFS: Server([], inside="{backing}"),
+    MEM: Server([*PLAIN_PYTHON, *_MOUNT, "mem:", "{mountpoint}"]),
+    "puffs-mem-compiled": Server(
+        [*COMPILED_PYTHON, *_MOUNT, "mem:", "{mountpoint}"], need_compiled
+    ),
+    "mfusepy-memory": Server([*PATHS, "mfusepy", "memory", "{mountpoint}"]),
+    "fusepy-memory": Server([*PATHS, "fuse", "memory", "{mountpoint}"]),
 }
 SERVERS = PASSTHROUGH_SERVERS | MEMORY_SERVERS
-EXAMPLES = {PASSTHROUGH, "passthrough"}  # of libfuse: they are compiled first
 
 STEPS = {
     # name: what the shell does for a part, in a directory of the server's
@@ -184,28 +199,6 @@ def measure(
                         yield Sample(PART, number, server, name, 1, ns)
 
 
-def mount_all(
-    stack: ExitStack, servers: list[str], build: Path, store: Path, missing: dict[str, str]
-) -> dict[str, Path]:
-    """Mount the servers; return where the tree goes on each. What does not mount is `missing`."""
-    places = {}
-    for name in servers:
-        backing, mountpoint = store / f"backing-{name}", build / f"tree-{name}"
-        backing.mkdir()
-        where = {"build": build, "backing": backing, "mountpoint": mountpoint}
-        command = [part.format_map(where) for part in SERVERS[name].command]
-        if command:
-            try:
-                if name in EXAMPLES:
-                    compile_example(name, build / name)
-                stack.enter_context(mounted(command, mountpoint, HERE.parent))
-            except BenchmarkError as error:
-                missing[name] = why_missing(name, str(error))
-                continue
-        places[name] = Path(SERVERS[name].inside.format_map(where))
-    return places
-
-
 def run(
     servers: list[str],
     steps: list[str],
@@ -225,5 +218,5 @@ def run(
             raise BenchmarkError(f"the trees need {needed} MiB in {STORE}; fewer servers need less")
         progress("trees: making them")
         parts = workload.make(store)
-        places = mount_all(stack, servers, build, store, missing)
+        places = mount_all(stack, SERVERS, servers, build, PART, missing, store)
         yield from measure(places, steps, rounds, store, parts, missing, progress)

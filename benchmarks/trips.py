@@ -11,29 +11,46 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks.processes import BenchmarkError, Caller, CallError, mounted
-from benchmarks.programs import HERE, PEER_PYTHON, compile_c, why_missing
+from benchmarks.processes import BenchmarkError, Caller, CallError
+from benchmarks.programs import HERE, compile_c
 from benchmarks.results import Sample
+from benchmarks.servers import (
+    COMPILED_PYTHON,
+    INODES,
+    PATHS,
+    PLAIN_PYTHON,
+    Server,
+    mount_all,
+    need_compiled,
+)
 
 PINNED, UNPINNED = "pinned", "unpinned"
 
 FLOOR, BARE = "floor", "bare-python"
-# The same file server, with `def`, with `async def`, and in a process of its own.
-PLAIN, ASYNC, ISOLATED = "puffs", "puffs-async", "puffs-isolated"
+# The same file server: in plain Python, served by the compiled loop, with `async def`, and in a
+# process of its own.
+PLAIN, COMPILED, ASYNC, ISOLATED = "puffs", "puffs-compiled", "puffs-async", "puffs-isolated"
 NO_OPEN = "puffs-no-open"  # does less than all others: the kernel opens files by itself
 
-SERVERS: dict[str, list[str]] = {
-    # name: command, to which the mount point is added
-    FLOOR: ["{build}/floor"],
-    BARE: [sys.executable, "-m", "benchmarks.bare"],
-    PLAIN: [sys.executable, "-m", "benchmarks.server"],
-    ASYNC: [sys.executable, "-m", "benchmarks.server", "--async"],
-    ISOLATED: [sys.executable, "-m", "benchmarks.server", "--isolated"],
-    "mfusepy": [PEER_PYTHON, "-m", "benchmarks.peer_paths", "mfusepy", "onefile"],
-    "fusepy": [PEER_PYTHON, "-m", "benchmarks.peer_paths", "fuse", "onefile"],
-    "pyfuse3": [PEER_PYTHON, "-m", "benchmarks.peer_inodes", "pyfuse3", "onefile"],
-    "llfuse": [PEER_PYTHON, "-m", "benchmarks.peer_inodes", "llfuse", "onefile"],
-    NO_OPEN: [sys.executable, "-m", "benchmarks.server", "--no-open"],
+_SERVER = ["benchmarks.server", "{mountpoint}"]
+
+
+def _compile_floor(build: Path) -> None:
+    compile_c(HERE / "floor.c", build / "floor")
+
+
+SERVERS = {
+    FLOOR: Server(["{build}/floor", "{mountpoint}"], _compile_floor),
+    BARE: Server([sys.executable, "-m", "benchmarks.bare", "{mountpoint}"]),
+    PLAIN: Server([*PLAIN_PYTHON, *_SERVER]),
+    COMPILED: Server([*COMPILED_PYTHON, *_SERVER], need_compiled),
+    ASYNC: Server([*PLAIN_PYTHON, *_SERVER, "--async"]),
+    ISOLATED: Server([*PLAIN_PYTHON, *_SERVER, "--isolated"]),
+    "mfusepy": Server([*PATHS, "mfusepy", "onefile", "{mountpoint}"]),
+    "fusepy": Server([*PATHS, "fuse", "onefile", "{mountpoint}"]),
+    "pyfuse3": Server([*INODES, "pyfuse3", "onefile", "{mountpoint}"]),
+    "llfuse": Server([*INODES, "llfuse", "onefile", "{mountpoint}"]),
+    NO_OPEN: Server([*PLAIN_PYTHON, *_SERVER, "--no-open"]),
 }
 OURS = {FLOOR, BARE, PLAIN}  # without one of these there is nothing to compare
 
@@ -110,22 +127,13 @@ def run(
     progress: Callable[[str], None],
 ) -> Iterator[Sample]:
     """Mount the servers and yield what was measured; servers that do not mount are `missing`."""
-    files: dict[str, Path] = {}
     with ExitStack() as stack:
-        for program in ("floor", "caller"):
-            compile_c(HERE / f"{program}.c", build / program)
+        compile_c(HERE / "caller.c", build / "caller")
         if part == PINNED:
             stack.enter_context(one_cpu())
         caller = stack.enter_context(Caller(build / "caller"))
-        for name in servers:
-            mountpoint = build / f"{part}-{name}"
-            command = [word.format(build=build) for word in SERVERS[name]]
-            try:
-                stack.enter_context(mounted([*command, str(mountpoint)], mountpoint, HERE.parent))
-            except BenchmarkError as error:
-                missing[name] = why_missing(name, str(error))
-            else:
-                files[name] = mountpoint / "data"
+        places = mount_all(stack, SERVERS, servers, build, part, missing)
         if FLOOR in missing:
             raise BenchmarkError(f"the floor cannot be mounted (that needs root): {missing[FLOOR]}")
+        files = {name: place / "data" for name, place in places.items()}
         yield from measure(part, caller, files, operations, rounds, missing, progress)

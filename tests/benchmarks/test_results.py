@@ -15,7 +15,9 @@ SAMPLES = [
     Sample("p", 1, "floor", "open", 1, 9_000),
     Sample("other", 1, "ours", "open", 1, 9_000),
 ]
-TABLE = Table("p", "a title", "floor", MICROSECONDS, ["floor", "ours", "gone"], ["stat", "open"])
+TABLE = Table(
+    "p", "a title", "times", "floor", MICROSECONDS, ["floor", "ours", "gone"], ["stat", "open"]
+)
 
 
 def test_ratios_are_of_the_same_round() -> None:
@@ -46,6 +48,11 @@ def test_a_table_has_the_base_in_its_unit_and_multiples_of_it() -> None:
 def test_rows_for_pairs_come_last() -> None:
     table = TABLE._replace(pairs=[("floor", "ours", "back"), ("gone", "ours", "never")])
     assert rows(table, SAMPLES)[3:] == [["back", "0.67", ABSENT]]
+
+
+def test_servers_that_do_less_are_apart() -> None:
+    table = TABLE._replace(servers=["floor"], apart=["ours", "gone"])
+    assert [row[0] for row in rows(table, SAMPLES)] == ["server", "floor (µs)", "ours"]
 
 
 def test_a_table_of_nothing_has_no_rows() -> None:
