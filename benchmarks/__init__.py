@@ -1,1 +1,1 @@
-"""Round trips of puffs compared with a server in C and with other bindings: `make bench`."""
+"""puffs compared with servers in C, with tmpfs and with other bindings: `make bench`."""

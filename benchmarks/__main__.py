@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from benchmarks.processes import BenchmarkError
 from benchmarks.report import PARTS, TABLES, report
 from benchmarks.results import Sample, pack, unpack
 
+EVERYTHING = "everything"  # missing: a part of which nothing, or not all, was measured
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -114,7 +115,7 @@ def run_part(
     build: Path,
     missing: dict[str, str],
     progress: Callable[[str], None],
-) -> list[Sample]:
+) -> Iterator[Sample]:
     """Measure one part as asked."""
     only = arguments.only
     if part == trees.PART:
@@ -122,21 +123,25 @@ def run_part(
         needed = [trees.NEEDED[name] for name in only if name in trees.NEEDED]
         steps = chosen(trees.STEPS, only, [*trees.ALWAYS, *needed])
         rounds = arguments.tree_rounds
-        return list(trees.run(servers, steps, rounds, missing, build, progress))
+        return trees.run(servers, steps, rounds, missing, build, progress)
     servers = chosen(trips.SERVERS, only, [trips.FLOOR])
     operations = chosen(trips.OPERATIONS, only)
     rounds = arguments.rounds
-    return list(trips.run(part, servers, operations, rounds, missing, build, progress))
+    return trips.run(part, servers, operations, rounds, missing, build, progress)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure what was asked for; return it as it stands in a file of results."""
-    missing: dict[str, str] = {}
+    missing: dict[str, dict[str, str]] = {}  # by part
     samples: list[Sample] = []
     progress = Progress()
     with tempfile.TemporaryDirectory(prefix="puffs-bench-") as directory:
         for part in chosen_parts(arguments.parts, arguments.only):
-            samples += run_part(part, arguments, Path(directory).resolve(), missing, progress)
+            absent = missing[part] = {}
+            try:
+                samples += run_part(part, arguments, Path(directory).resolve(), absent, progress)
+            except BenchmarkError as error:
+                absent[EVERYTHING] = str(error)
     progress.end()
     return {
         "kernel": platform.release(),
@@ -171,7 +176,8 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         title = "puffs and its peers: further to the left is faster"
         arguments.chart.write_text(chart(title, conditions, drawn, samples))
-    return 1 if trips.OURS & result["missing"].keys() else 0
+    absent = {server for part in result["missing"].values() for server in part}
+    return 1 if absent & {EVERYTHING, *trips.OURS} else 0
 
 
 def interrupted(number: int, frame: object) -> None:
@@ -185,11 +191,7 @@ def main() -> int:
     arguments = parse_arguments()
     for number in ENDING_SIGNALS:
         signal.signal(number, interrupted)
-    try:
-        return run(arguments)
-    except BenchmarkError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 1
+    return run(arguments)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the report says: its tables, and the text around them."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from benchmarks import trees, trips
@@ -59,8 +60,25 @@ NOTES = {
 }
 
 
-def report(heading: str, samples: Iterable[Sample], missing: Mapping[str, str]) -> str:
-    """Return all tables of which anything was measured, and what was not measured and why."""
+def reasons(missing: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a line for each server that was not measured, with the parts it is missing from."""
+    parts: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for part, servers in missing.items():
+        for server, reason in servers.items():
+            parts[server, reason].append(part)
+    return [
+        f"{server}: not measured ({', '.join(names)}): {reason}"
+        for (server, reason), names in parts.items()
+    ]
+
+
+def report(
+    heading: str, samples: Iterable[Sample], missing: Mapping[str, Mapping[str, str]]
+) -> str:
+    """Return all tables of which anything was measured, and what was not measured and why.
+
+    `missing` has, by part and server, the reasons.
+    """
     samples = list(samples)
     measured = {sample.part for sample in samples} | {sample.server for sample in samples}
     paragraphs = [heading]
@@ -69,5 +87,4 @@ def report(heading: str, samples: Iterable[Sample], missing: Mapping[str, str]) 
         if cells:
             paragraphs += [f"{table.title} ({table.note})", text(cells)]
     notes = [f"{name}: {note}" for name, note in NOTES.items() if name in measured]
-    reasons = [f"{name}: not measured: {reason}" for name, reason in missing.items()]
-    return "\n\n".join([*paragraphs, *notes, *reasons])
+    return "\n\n".join([*paragraphs, *notes, *reasons(missing)])

@@ -89,7 +89,7 @@ def rows(table: Table, samples: Iterable[Sample]) -> list[list[str]]:
     operations = [name for name in table.operations if name in costs.operations()]
     servers = [name for name in table.servers if name in costs.servers()]
     apart = [name for name in table.apart if name in costs.servers()]
-    if not operations:
+    if not operations or not servers:
         return []
 
     def ratios(server: str, other: str) -> list[str]:

@@ -33,12 +33,11 @@ from benchmarks.servers import (
 
 PART = "trees"
 PASSTHROUGH, TMPFS = "passthrough_ll", "tmpfs"
-NULL, NULL_PASSTHROUGH, MEM = "puffs-null", "puffs-null-passthrough", "puffs-mem"
+NULL_PASSTHROUGH = "puffs-null-passthrough"
 
 STORE = "/dev/shm"  # tmpfs: what is below the servers costs little
 STEP_SECONDS = 120.0
 SPACE = 300 << 20  # what one server needs of the backing directory at its fullest
-
 
 _MOUNT = ["puffs", "mount", "-f"]
 
@@ -53,7 +52,7 @@ PASSTHROUGH_SERVERS = {
         partial(compile_example, "passthrough"),
         inside="{mountpoint}{backing}",
     ),
-    NULL: Server([*PLAIN_PYTHON, *_MOUNT, "null:{backing}", "{mountpoint}"]),
+    "puffs-null": Server([*PLAIN_PYTHON, *_MOUNT, "null:{backing}", "{mountpoint}"]),
     "puffs-null-compiled": Server(
         [*COMPILED_PYTHON, *_MOUNT, "null:{backing}", "{mountpoint}"], need_compiled
     ),
@@ -69,7 +68,7 @@ PASSTHROUGH_SERVERS = {
 }
 MEMORY_SERVERS = {
     TMPFS: Server([], inside="{backing}"),
-    MEM: Server([*PLAIN_PYTHON, *_MOUNT, "mem:", "{mountpoint}"]),
+    "puffs-mem": Server([*PLAIN_PYTHON, *_MOUNT, "mem:", "{mountpoint}"]),
     "puffs-mem-compiled": Server(
         [*COMPILED_PYTHON, *_MOUNT, "mem:", "{mountpoint}"], need_compiled
     ),
@@ -80,7 +79,7 @@ SERVERS = PASSTHROUGH_SERVERS | MEMORY_SERVERS
 
 STEPS = {
     # name: what the shell does for a part, in a directory of the server's
-    "unpack": 'mkdir "$part" && tar -xf "$data/$part.tar" -C "$part"',
+    "unpack": 'mkdir "$part"; tar -xf "$data/$part.tar" -C "$part"',
     "find": 'find "$part/tree" -printf "%M %u %s %T@ %p\\n" >/dev/null',
     "read": 'find "$part/tree" -type f -exec cat {} + >/dev/null',
     "copy": 'cp -a "$part/tree" "$part/copy"',
@@ -103,7 +102,10 @@ OPERATIONS = [operation(step, processes) for processes in PROCESSES for step in 
 
 def forget(directories: list[Path]) -> None:
     """Have the kernel drop its caches of names and inodes, and FUSE servers hear of it."""
-    Path("/proc/sys/vm/drop_caches").write_text("2\n")
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("2\n")
+    except OSError as error:
+        raise BenchmarkError(f"only root may drop the caches: {error}") from None
     for directory in directories:
         for _ in range(10):  # the kernel sends at most 8 requests in a row before what is forgotten
             os.statvfs(directory)
