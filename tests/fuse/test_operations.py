@@ -14,6 +14,7 @@ import pytest
 import puffs
 from puffs.fs.mem import MemFS
 from tests.attach.toy import ROOT
+from tests.fuse import others
 from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import PATIENCE, Serve
 from tests.fuse.servers import Many, Noting
@@ -34,6 +35,43 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 # --------------------------------------------------------------------------------------------- data
+
+
+class PastTheCache(MemFS):
+    """A file server that wants every read and write itself."""
+
+    def open(self, node: Any, flags: int, cred: puffs.Cred) -> puffs.Open:
+        return puffs.Open(direct_io=True)
+
+    def close(self, node: Any, file: object, flags: int) -> None:
+        pass
+
+
+class PastTheCacheAsync(PastTheCache):
+    async def setattr(self, *args: Any) -> puffs.Attr:  # type: ignore[override]
+        return super().setattr(*args)
+
+    async def write(self, *args: Any) -> int:  # type: ignore[override]
+        return super().write(*args)
+
+
+@others.needs_root
+@pytest.mark.parametrize(
+    ("server", "options"),
+    [(PastTheCache, ""), (PastTheCacheAsync, ""), (MemFS, ",nopagecache")],
+    ids=["direct_io", "direct_io async", "nopagecache"],
+)
+def test_who_writes_past_the_cache_takes_set_id_bits_away(
+    serve: Serve, server: type[MemFS], options: str
+) -> None:
+    path = serve(lambda notes: server(), f"allow_other{options}").path
+    writes = ["sh", "-ec", "printf data >> file"]
+    for who, left in ((["--reuid=65534", "--clear-groups"], 0o777), (["--reuid=0"], 0o6777)):
+        (path / "file").touch()
+        (path / "file").chmod(0o6777)
+        subprocess.run(["setpriv", *who, *writes], check=True, cwd=path)
+        assert others.comes_true(lambda: stat.S_IMODE(os.stat(path / "file").st_mode) == left)  # noqa: B023
+    assert (path / "file").read_bytes() == b"datadata"
 
 
 def test_data_goes_to_the_file_server_and_comes_back(serve: Serve) -> None:

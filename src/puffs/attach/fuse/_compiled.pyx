@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+# cython: language_level=3, boundscheck=False, wraparound=False
 """The loop of a reader, and handlers for the requests that come most often, compiled.
 
 A handler here takes the place of a plain one in the dispatch table, and may be called like it. It
@@ -33,7 +33,9 @@ from puffs.attach.fuse.abi import (
     FATTR_MTIME_NOW,
     FATTR_SIZE,
     FATTR_UID,
+    FOPEN_DIRECT_IO,
     FUSE_GETATTR_FH,
+    FUSE_WRITE_KILL_SUIDGID,
     Opcode,
 )
 from puffs.attach.fuse.channel import Channel
@@ -122,6 +124,7 @@ cdef packed struct DataIn:  # the members of fuse_read_in and fuse_write_in that
     uint64_t fh
     uint64_t offset
     uint32_t size
+    uint32_t flags
 
 cdef packed struct WriteReply:
     OutHeader header
@@ -199,6 +202,7 @@ cdef enum:
     SHORT = 65536  # data of which a copy takes less than it takes to let other threads run
 
 cdef uint32_t GETATTR_FH = FUSE_GETATTR_FH
+cdef uint32_t KILL_SUIDGID = FUSE_WRITE_KILL_SUIDGID, DIRECT_IO = FOPEN_DIRECT_IO
 cdef uint32_t MODE = FATTR_MODE, UID = FATTR_UID, GID = FATTR_GID, SIZE = FATTR_SIZE, FH = FATTR_FH
 cdef uint32_t ATIME = FATTR_ATIME, ATIME_NOW = FATTR_ATIME_NOW
 cdef uint32_t MTIME = FATTR_MTIME, MTIME_NOW = FATTR_MTIME_NOW
@@ -600,7 +604,7 @@ cdef class Lent:
 
 
 cdef class Write(Handler):
-    cdef object operation, then
+    cdef object operation, then, direct
     cdef Lent lent
     cdef Py_ssize_t room
     cdef WriteReply reply
@@ -608,6 +612,7 @@ cdef class Write(Handler):
     def __init__(self, serving, plain):
         super().__init__(serving, plain)
         self.operation, self.then = serving.mount.ops["write"], serving.reply.written
+        self.direct = serving.files.direct
         self.lent = Lent()
         self.lent.owner = self.buffer
         self.lent.data = <char *> self.body() + WRITE_IN_SIZE
@@ -616,6 +621,8 @@ cdef class Write(Handler):
 
     cdef int serve(self, Py_ssize_t length) except -1:
         asked, unique = <DataIn *> self.body(), self.channel.now.unique
+        if asked.flags & KILL_SUIDGID and asked.fh in self.direct:
+            return self.hand_over(length)
         size = asked.size
         cookie = self.nodes[self.channel.now.nodeid].cookie
         file = self.file_of[asked.fh]
@@ -658,6 +665,12 @@ cdef class Opening(Entering):
         self.server_flags = serving.open_flags
         self.usual_opens = self.files.backing is None
 
+    cdef int tell_opened(self, object fh, object hints, OpenOut *out) except -1:
+        out.fh, out.open_flags, out.backing_id = fh, self.flags_of(hints), 0
+        if out.open_flags & DIRECT_IO:
+            self.files.direct.add(fh)
+        return 0
+
 
 cdef class Open(Opening):
     def __init__(self, serving, plain):
@@ -675,8 +688,7 @@ cdef class Open(Opening):
         file, hints = unwrap(self.operation(vnode.cookie, flags, self.channel.caller()))
         fh, told = self.files.open(vnode, file), False
         try:
-            reply.opened.fh, reply.opened.open_flags = fh, self.flags_of(hints)
-            reply.opened.backing_id = 0
+            self.tell_opened(fh, hints, &reply.opened)
             told = self.send(&reply, sizeof(reply), unique)
         finally:
             if not told:  # nobody waits for this open file any more
@@ -711,8 +723,7 @@ cdef class Create(Opening):
         try:
             fh, hints = self.enter(vnode, opened)
             self.fill(self.attr_of(found), vnode, &reply.entry)
-            reply.opened.fh, reply.opened.open_flags = fh, self.flags_of(hints)
-            reply.opened.backing_id = 0
+            self.tell_opened(fh, hints, &reply.opened)
             told = self.send(&reply, sizeof(reply), unique)
         finally:
             if not told:  # give back what was counted

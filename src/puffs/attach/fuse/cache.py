@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator
 from stat import S_IFREG, S_ISDIR
 from typing import Final
 
-from puffs.attach.fuse.abi import notify_inc_epoch, notify_inval_entry, notify_inval_inode
+from puffs.attach.fuse.abi import (
+    notify_inc_epoch,
+    notify_inval_entry,
+    notify_inval_inode,
+)
 from puffs.kernel.mount import Mount
 from puffs.kernel.notice import Notice, done
 from puffs.kernel.vnode import Vnode
 
+ATTRIBUTES_ONLY: Final = -1
+"""`fuse_notify_inval_inode_out.off`: leave the pages."""
 INC_EPOCH_MINOR: Final = 44
 """The first protocol with NOTIFY_INC_EPOCH; no INIT flag tells of it."""
-
-_ATTRIBUTES_ONLY: Final = -1
-"""`fuse_notify_inval_inode_out.off`: leave the pages."""
 
 
 class KernelCache:
@@ -61,7 +64,7 @@ class KernelCache:
         """Forget the attributes; for a symbolic link and a directory also what pages hold of it."""
         if vnode.type != S_IFREG:
             return self._tell(vnode, _whole(vnode))
-        return self._tell(vnode, notify_inval_inode(vnode.nodeid, _ATTRIBUTES_ONLY, 0))
+        return self._tell(vnode, notify_inval_inode(vnode.nodeid, ATTRIBUTES_ONLY, 0))
 
     def invalidate_pages(self, vnode: Vnode, start: int, end: int) -> Notice:
         """Write, then drop, what is cached from `start` to `end` (0: to the end)."""

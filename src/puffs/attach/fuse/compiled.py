@@ -1,9 +1,11 @@
 """Whether requests are served by the compiled loop (`_compiled`) or by the plain one.
 
 The compiled one is there when a C compiler was at hand as puffs was installed. Both do the same.
+Without a GIL the plain one serves: the compiled one was not tried there.
 """
 
 import os
+import sys
 from importlib import import_module
 from types import ModuleType
 from typing import Final
@@ -14,7 +16,7 @@ PURE: Final = "PUFFS_PURE"
 
 def module() -> ModuleType | None:
     """The module of the compiled loop; None: the plain one serves."""
-    if unwanted():
+    if unwanted() or not has_gil():
         return None
     try:
         return import_module("puffs.attach.fuse._compiled")
@@ -25,3 +27,8 @@ def module() -> ModuleType | None:
 def unwanted() -> bool:
     """Whether the plain one was asked for."""
     return os.environ.get(PURE, "0") not in ("", "0")
+
+
+def has_gil() -> bool:
+    """Whether threads of this interpreter take turns (PEP 703)."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())

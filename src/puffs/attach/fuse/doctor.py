@@ -297,6 +297,8 @@ def _loop(_patient: Patient) -> Finding:
         return Finding(State.OK, "compiled")
     if compiled.unwanted():
         return Finding(State.NOTE, f"plain: {compiled.PURE} is set", f"unset {compiled.PURE}")
+    if not compiled.has_gil():
+        return Finding(State.NOTE, "plain: this Python has no GIL", "use one that has it")
     return Finding(
         State.NOTE,
         "plain: the compiled one was not built",

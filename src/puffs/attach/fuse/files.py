@@ -24,14 +24,15 @@ class _ByNumber(dict[int, Any]):
 class OpenFiles:
     """All open files and directories of one session.
 
-    `file` gives the file server's object of each open file; `backing` is there with `-o
-    passthrough`.
+    `file` gives the file server's object of each open file; `direct` has those whose data passes
+    the page cache by; `backing` is there with `-o passthrough`.
     """
 
     def __init__(self, mount: Mount) -> None:
         self.file: dict[int, Any] = _ByNumber({NO_FH: None})
         self.directory: dict[int, OpenDirectory] = _ByNumber()
         self._node: dict[int, Vnode] = _ByNumber()
+        self.direct: set[int] = set()
         self.backing: BackingFiles | None = None
         self._mount = mount
         self._vnodes = mount.vnodes
@@ -61,6 +62,8 @@ class OpenFiles:
             del self.directory[fh]
         else:
             del self.file[fh]
+            if self.direct:
+                self.direct.discard(fh)
             if self.backing is not None:
                 self.backing.closed(fh)
         self._vnodes.close(self._node.pop(fh))

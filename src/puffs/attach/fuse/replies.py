@@ -228,6 +228,8 @@ class Replies:
         flags, backing = self.open_flags(hints), 0
         if self._files.backing is not None:
             flags, backing = self._files.backing.opened(vnode, fh, hints, flags)
+        if flags & FOPEN_DIRECT_IO:
+            self._files.direct.add(fh)
         return self._channel.send(unique, head, OPEN_OUT.struct.pack(fh, flags, backing))
 
     def plus(
@@ -409,7 +411,7 @@ class Replies:
         fd, write, refused = channel.fd, channel.write, channel.refused
         pack = Struct("=IiQQIi").pack
         size = HEADER + OPEN_OUT.size
-        passed = None if files.backing is None else files.backing.opened
+        direct, passed = files.direct, None if files.backing is None else files.backing.opened
 
         def opened(reply: Any, unique: int, vnode: Vnode) -> None:
             file, hints = (reply.file, reply) if type(reply) is Open else (reply, None)
@@ -418,6 +420,8 @@ class Replies:
                 flags, backing = open_flags(hints), 0
                 if passed is not None:
                     flags, backing = passed(vnode, fh, hints, flags)
+                if flags & FOPEN_DIRECT_IO:
+                    direct.add(fh)
                 write(fd, pack(size, 0, unique, fh, flags, backing))
                 told = True
             except OSError as exc:

@@ -11,9 +11,11 @@ from puffs.attach.fuse.abi import (
     COPY_FILE_RANGE_OUT,
     FALLOCATE_IN,
     FLUSH_IN,
+    FOPEN_DIRECT_IO,
     FSYNC_IN,
     FUSE_FSYNC_FDATASYNC,
     FUSE_RELEASE_FLOCK_UNLOCK,
+    FUSE_WRITE_KILL_SUIDGID,
     LSEEK_IN,
     LSEEK_OUT,
     OPEN_IN,
@@ -22,13 +24,16 @@ from puffs.attach.fuse.abi import (
     RELEASE_IN,
     WRITE_IN,
     Opcode,
+    notify_inval_inode,
 )
+from puffs.attach.fuse.cache import ATTRIBUTES_ONLY
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.files import NO_FH
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.attach.fuse.handlers.locks import unlocker
 from puffs.kernel import police
+from puffs.server.attr import Changes
 from puffs.server.types import Cookie
 
 
@@ -52,6 +57,9 @@ def _opens(serving: Serving) -> Handlers:
     fs_open, fs_fsync = ops.get("open"), serving.operation("fsync")
     writable = mount.read_only or "write" in ops  # a read-only mount sends no opens for writing
     server_flags = serving.open_flags
+    untracked = reply.open_flags(None)
+    if untracked & FOPEN_DIRECT_IO:
+        serving.files.direct.add(NO_FH)
 
     def open_(unique: int, nodeid: int, _length: int) -> None:
         flags, _ = OPEN_IN.struct.unpack_from(buffer, BODY)
@@ -63,7 +71,7 @@ def _opens(serving: Serving) -> Handlers:
         elif mount.tracks_opens:
             opened(None, unique, vnode)
         else:
-            channel.send(unique, OPEN_OUT.struct.pack(NO_FH, reply.open_flags(None), 0))
+            channel.send(unique, OPEN_OUT.struct.pack(NO_FH, untracked, 0))
 
     def fsync(unique: int, nodeid: int, _length: int) -> None:
         fh, flags, _ = FSYNC_IN.struct.unpack_from(buffer, BODY)
@@ -145,8 +153,10 @@ def _data(serving: Serving) -> Handlers:
     fs_read, fs_write = serving.operation("read"), serving.operation("write")
     looks_on, waits = serving.flow.looks_on, serving.flow.waits
     small = len(buffer) // 2
-    # Only the members that are used: fh, offset, size. Both structs begin with them.
-    unpack = Struct("=QQI").unpack_from
+    # Only the members that are used. Both structs begin with them.
+    unpack, unpack_write = Struct("=QQI").unpack_from, Struct("=QQII").unpack_from
+    fs_getattr, fs_setattr = mount.ops["getattr"], serving.operation("setattr")
+    direct, go = serving.files.direct, serving.flow.go
     payload = BODY + WRITE_IN.size
     assert READ_IN.fields["size"] == WRITE_IN.fields["size"] == (16, "I")
 
@@ -155,8 +165,27 @@ def _data(serving: Serving) -> Handlers:
         cookie = nodes[nodeid].cookie
         send_data(fs_read(cookie, offset, size, file_of[fh]), unique, size, cookie)
 
-    def write(unique: int, nodeid: int, _length: int) -> None:
+    def shedding(unique: int, nodeid: int) -> Steps:
+        """A write past the page cache has to take set-id bits away by itself.
+
+        Before other writes the kernel has asked for that with a SETATTR.
+        """
         fh, offset, size = unpack(buffer, BODY)
+        cookie, file, who = nodes[nodeid].cookie, file_of[fh], channel.cred()
+        data = memoryview(bytes(view[payload : payload + size]))
+        before = police.attributes((yield fs_getattr(cookie, file)), cookie, "getattr")
+        changes = Changes(kill_suidgid=True)
+        changes.shed(before, who)
+        if changes.mode is not None:
+            yield fs_setattr(cookie, changes, file, who)
+            serving.notify(notify_inval_inode(nodeid, ATTRIBUTES_ONLY, 0))
+        send_written(fs_write(cookie, offset, data, file), unique, size, cookie)
+
+    def write(unique: int, nodeid: int, _length: int) -> None:
+        fh, offset, size, flags = unpack_write(buffer, BODY)
+        if flags & FUSE_WRITE_KILL_SUIDGID and fh in direct:
+            go(shedding(unique, nodeid))
+            return
         cookie = nodes[nodeid].cookie
         # Slices are views of their own. PickleBuffer has each of them count as a use of `lent`.
         lent = view[payload : payload + size]
@@ -180,8 +209,8 @@ def _data(serving: Serving) -> Handlers:
         So it gets a copy of what is small. Of what fills the buffer it gets the buffer, if it does
         wait: another one costs as much as the copy, and most operations do not wait.
         """
-        fh, offset, size = unpack(buffer, BODY)
-        if size > small:
+        fh, offset, size, flags = unpack_write(buffer, BODY)
+        if size > small or (flags & FUSE_WRITE_KILL_SUIDGID and fh in direct):
             write(unique, nodeid, length)
             return
         cookie = nodes[nodeid].cookie
