@@ -561,25 +561,27 @@ cdef class Read(Handler):
         cookie = self.nodes[self.channel.now.nodeid].cookie
         data = self.operation(cookie, asked.offset, size, self.file_of[asked.fh])
         if type(data) is bytes and PyBytes_GET_SIZE(data) <= size:
-            self.write_data(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), unique)
+            size = <uint32_t> PyBytes_GET_SIZE(data)
+            self.write_data(PyBytes_AS_STRING(data), size, size <= SHORT, unique)
             return 0
-        if type(data) is not memoryview or not data.contiguous or data.nbytes > size:
+        if type(data) is not memoryview or not data.c_contiguous or data.nbytes > size:
             self.then(data, unique, size, cookie)
             return 0
         PyObject_GetBuffer(data, &seen, PyBUF_SIMPLE)
         try:
-            self.write_data(seen.buf, seen.len, unique)
+            # Reading it may wait for another thread: it may be a mapping of a file.
+            self.write_data(seen.buf, seen.len, False, unique)
         finally:
             PyBuffer_Release(&seen)
 
-    cdef bint write_data(self, void *data, size_t size, uint64_t unique) except -1:
+    cdef bint write_data(self, void *data, size_t size, bint quick, uint64_t unique) except -1:
         cdef OutHeader header
         cdef iovec vector[2]
         cdef ssize_t done
         header.len, header.error, header.unique = <uint32_t> (sizeof(header) + size), 0, unique
         vector[0].iov_base, vector[0].iov_len = &header, sizeof(header)
         vector[1].iov_base, vector[1].iov_len = data, size
-        if size <= SHORT:
+        if quick:
             done = writev(self.fd, vector, 2)
         else:
             with nogil:
