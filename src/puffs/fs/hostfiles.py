@@ -241,7 +241,7 @@ class HostFiles:
         except OSError as exc:
             if not self._make_room(exc):
                 raise
-            descriptor = Descriptor(os.open(name, _ENTRY, dir_fd=fd))
+            descriptor = Descriptor(self.opening(os.open, name, _ENTRY, dir_fd=fd))
         return self.adopt(descriptor, dir, name)
 
     def adopt(
@@ -341,13 +341,16 @@ class HostFiles:
         return descriptor
 
     def opening(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
-        """Call what opens a descriptor; when there is none left, give some back and call again."""
-        try:
-            return call(*args, **kwargs)
-        except OSError as exc:
-            if not self._make_room(exc):
-                raise
-        return call(*args, **kwargs)
+        """Call what opens a descriptor; when there is none left, give some back and call again.
+
+        And again, if another thread was faster in taking them.
+        """
+        while True:
+            try:
+                return call(*args, **kwargs)
+            except OSError as exc:
+                if not self._make_room(exc):
+                    raise
 
     def directory(self, node: Node) -> Descriptor:
         """A new descriptor of a directory, for reading and syncing it."""
