@@ -62,10 +62,10 @@ def socket_of(served: Served) -> Path:
     return Path(rendezvous.own_directory(), name)
 
 
-def gone(socket: Path, inode: int) -> bool:
+def gone(socket: Path, made_ns: int) -> bool:
     """Whether a socket has gone; somebody else's mount may have its number, and name, by now."""
     try:
-        return socket.stat().st_ino != inode
+        return socket.stat().st_mtime_ns != made_ns
     except FileNotFoundError:
         return True
 
@@ -316,7 +316,7 @@ def test_a_server_that_hangs_is_told_and_can_be_cut_off(
 def test_a_server_that_was_killed_is_dead(serve: Serve) -> None:
     served = serve(Noting)
     left = socket_of(served)
-    inode = left.stat().st_ino
+    made_ns = left.stat().st_mtime_ns
     os.kill(served.child.pid, signal.SIGKILL)
     # Not by `served.child.wait()`, which takes the dead mount away.
     os.waitid(os.P_PID, served.child.pid, os.WEXITED | os.WNOWAIT)
@@ -324,7 +324,7 @@ def test_a_server_that_was_killed_is_dead(serve: Serve) -> None:
     assert done.returncode == 1
     status = json.loads(done.stdout)
     assert (status["state"], status["name"], status["server_pid"]) == ("dead", "toy", None)
-    assert gone(left, inode)
+    assert gone(left, made_ns)
     assert ("dead", str(served.path)) in [(row["state"], row["mountpoint"]) for row in listed()]
     assert succeeds("umount", served.path) == ""
     assert not served.mounted()
@@ -427,7 +427,7 @@ def test_lazy_lets_those_who_use_it_go_on(serve: Serve) -> None:
 def test_no_way_out_leaves_a_socket(serve: Serve, way: str) -> None:
     served = serve(Noting)
     socket = socket_of(served)
-    inode = socket.stat().st_ino
+    made_ns = socket.stat().st_mtime_ns
     match way:
         case "umount":
             assert run("umount", served.path).returncode == 0
@@ -438,7 +438,7 @@ def test_no_way_out_leaves_a_socket(serve: Serve, way: str) -> None:
         case _:
             give_back(served.path)
     served.ended()
-    assert gone(socket, inode)
+    assert gone(socket, made_ns)
 
 
 def test_the_end_of_a_program_leaves_no_socket(mountpoint: Path) -> None:
@@ -450,7 +450,7 @@ def test_the_end_of_a_program_leaves_no_socket(mountpoint: Path) -> None:
         "mount = puffs.mount(Hello(), sys.argv[1])\n"
         "name = rendezvous.socket_name(mounted(sys.argv[1]).device)\n"
         "path = os.path.join(rendezvous.own_directory(), name)\n"
-        "print(path, os.stat(path).st_ino)\n"
+        "print(path, os.stat(path).st_mtime_ns)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, mountpoint],
@@ -460,8 +460,8 @@ def test_the_end_of_a_program_leaves_no_socket(mountpoint: Path) -> None:
         timeout=PATIENCE * 3,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    path, inode = done.stdout.split()
-    assert gone(Path(path), int(inode))
+    path, made_ns = done.stdout.split()
+    assert gone(Path(path), int(made_ns))
     assert find_mount(str(mountpoint)) is None
 
 
