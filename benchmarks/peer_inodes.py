@@ -30,7 +30,8 @@ OPERATIONS = (
 
 
 def error(number: int) -> Exception:
-    return LIBRARY.FUSEError(number)  # type: ignore[no-any-return]
+    raised: Exception = LIBRARY.FUSEError(number)
+    return raised
 
 
 def opened(fh: int, direct_io: bool = False) -> Any:
@@ -38,7 +39,7 @@ def opened(fh: int, direct_io: bool = False) -> Any:
     return LIBRARY.FileInfo(fh=fh, direct_io=direct_io) if PYFUSE3 else fh
 
 
-class OneFile(LIBRARY.Operations):  # type: ignore[misc]  # neither has types
+class OneFile(LIBRARY.Operations):
     """A root directory with one file of 16 MiB, `data`, and maybe an empty `data.new`."""
 
     def __init__(self) -> None:
@@ -105,7 +106,7 @@ class OneFile(LIBRARY.Operations):  # type: ignore[misc]  # neither has types
         """Nothing belongs to an open file."""
 
 
-class Loopback(LIBRARY.Operations):  # type: ignore[misc]
+class Loopback(LIBRARY.Operations):
     """A directory of the machine, passed through; inodes are those of the machine."""
 
     STAT = (

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-LIBRARY = importlib.import_module(sys.argv[1])
+LIBRARY: Any = importlib.import_module(sys.argv[1])
 SIZE = 16 << 20
 UNCHANGED = 0xFFFFFFFF  # an owner: -1, as ctypes has it
 
@@ -27,7 +27,7 @@ def absent(path: str) -> OSError:
     return OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
-class OneFile(LIBRARY.Operations):  # type: ignore[misc, name-defined]  # neither has types
+class OneFile(LIBRARY.Operations):
     """A root directory with one file of 16 MiB, `data`, and maybe an empty `data.new`."""
 
     use_ns = True
@@ -79,7 +79,7 @@ class OneFile(LIBRARY.Operations):  # type: ignore[misc, name-defined]  # neithe
         return [".", "..", *(name[1:] for name in self.attrs if name != "/")]
 
 
-class Loopback(LIBRARY.Operations):  # type: ignore[misc, name-defined]
+class Loopback(LIBRARY.Operations):
     """A directory of the machine, passed through."""
 
     use_ns = True
@@ -187,7 +187,7 @@ class Node:
         self.attrs |= dict.fromkeys(Loopback.TIMES, now) | dict.fromkeys(("st_uid", "st_gid"), 0)
 
 
-class Memory(LIBRARY.Operations):  # type: ignore[misc, name-defined]
+class Memory(LIBRARY.Operations):
     """Files in memory."""
 
     use_ns = True

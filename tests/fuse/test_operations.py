@@ -7,6 +7,8 @@ import stat
 import struct
 import subprocess
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -15,6 +17,7 @@ import puffs
 from puffs.fs.mem import MemFS
 from tests.attach.toy import ROOT
 from tests.fuse import others
+from tests.fuse.async_twin import async_twin
 from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import PATIENCE, Serve
 from tests.fuse.servers import Many, Noting
@@ -47,18 +50,14 @@ class PastTheCache(MemFS):
         pass
 
 
-class PastTheCacheAsync(PastTheCache):
-    async def setattr(self, *args: Any) -> puffs.Attr:  # type: ignore[override]
-        return super().setattr(*args)
-
-    async def write(self, *args: Any) -> int:  # type: ignore[override]
-        return super().write(*args)
+def has_permissions(path: Path, permissions: int) -> bool:
+    return stat.S_IMODE(path.stat().st_mode) == permissions
 
 
 @others.needs_root
 @pytest.mark.parametrize(
     ("server", "options"),
-    [(PastTheCache, ""), (PastTheCacheAsync, ""), (MemFS, ",nopagecache")],
+    [(PastTheCache, ""), (async_twin(PastTheCache), ""), (MemFS, ",nopagecache")],
     ids=["direct_io", "direct_io async", "nopagecache"],
 )
 def test_who_writes_past_the_cache_takes_set_id_bits_away(
@@ -70,7 +69,7 @@ def test_who_writes_past_the_cache_takes_set_id_bits_away(
         (path / "file").touch()
         (path / "file").chmod(0o6777)
         subprocess.run(["setpriv", *who, *writes], check=True, cwd=path)
-        assert others.comes_true(lambda: stat.S_IMODE(os.stat(path / "file").st_mode) == left)  # noqa: B023
+        assert others.comes_true(partial(has_permissions, path / "file", left))
     assert (path / "file").read_bytes() == b"datadata"
 
 
