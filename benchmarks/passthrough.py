@@ -21,7 +21,7 @@ from typing import NamedTuple, TypeVar
 
 from benchmarks.processes import BenchmarkError, mounted
 from benchmarks.programs import run
-from benchmarks.results import ABSENT, Costs, Sample, pack, text
+from benchmarks.results import ABSENT, Costs, Sample, text, write_json
 
 T = TypeVar("T")
 
@@ -170,8 +170,7 @@ def main() -> int:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     if arguments.json:
-        about = {"kernel": platform.release(), "cpus": os.cpu_count()}
-        arguments.json.write_text(json.dumps(about | {"samples": pack(samples)}) + "\n")
+        write_json(arguments.json, samples)
     return 0
 
 

@@ -3,8 +3,12 @@
 Nothing here measures anything or reads a clock.
 """
 
+import json
+import os
+import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -152,3 +156,9 @@ def unpack(series: Iterable[dict[str, object]]) -> list[Sample]:
             Sample(part, int(number), server, operation, calls, ns) for number, ns in rounds.items()
         ]
     return samples
+
+
+def write_json(target: Path, samples: Iterable[Sample]) -> None:
+    """Write every sample to a file, and what machine they are of."""
+    about = {"kernel": platform.release(), "cpus": os.cpu_count()}
+    target.write_text(json.dumps(about | {"samples": pack(samples)}) + "\n")

@@ -9,7 +9,6 @@ median says what is usual, and the mean what it costs. Run as root, where
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -21,7 +20,7 @@ from statistics import fmean
 
 from benchmarks.processes import BenchmarkError, Caller, mounted
 from benchmarks.programs import HERE, compile_c
-from benchmarks.results import ABSENT, MICROSECONDS, Costs, Sample, pack, text
+from benchmarks.results import ABSENT, MICROSECONDS, Costs, Sample, text, write_json
 from benchmarks.trips import PINNED, UNPINNED, one_cpu
 
 SWITCH = Path("/sys/module/fuse/parameters/enable_uring")
@@ -146,8 +145,7 @@ def main() -> int:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
     if arguments.json:
-        about = {"kernel": platform.release(), "cpus": os.cpu_count()}
-        arguments.json.write_text(json.dumps(about | {"samples": pack(samples)}) + "\n")
+        write_json(arguments.json, samples)
     return 0
 
 
