@@ -96,13 +96,18 @@ def test_the_size_of_the_file_system_on_the_wire() -> None:
         assert kernel.mount.sizes.failed(errno.ESTALE).statvfs.blocks == 80
 
 
-def test_no_name_is_trusted_where_the_file_server_decides_who_may_search() -> None:
+@pytest.mark.parametrize(("for_all", "seconds"), [(False, 0), (True, 7)])
+def test_names_are_trusted_only_where_every_caller_finds_the_same(
+    for_all: bool, seconds: int
+) -> None:
     class Decides(Toy):
         name_ttl: float = 7
         attr_ttl: float = 7
         negative_ttl: float = 7
+        names_for_all = for_all
 
     with FakeKernel(Decides()) as kernel:
         entry = kernel.entry(Opcode.LOOKUP, ROOT, b"file")
-        assert (entry["entry_valid"], entry["attr_valid"]) == (0, 7)
-        assert kernel.ask(Opcode.LOOKUP, ROOT, b"nothing").error == errno.ENOENT
+        assert (entry["entry_valid"], entry["attr_valid"]) == (seconds, 7)
+        absent = kernel.ask(Opcode.LOOKUP, ROOT, b"nothing")
+        assert absent.error == (0 if for_all else errno.ENOENT)

@@ -95,6 +95,17 @@ def test_contents_in_a_range(served: Served, inside: Inside) -> None:
     assert [seen[at * PAGE : at * PAGE + 1] for at in range(4)] == [b"a", b"b", b"b", b"a"]
 
 
+def test_contents_that_are_given_to_the_kernel_are_not_asked_for(
+    served: Served, inside: Inside
+) -> None:
+    with opened(served.path / "file", os.O_RDONLY) as fd:
+        inside.server.become(FILE, bytes(2 * PAGE))  # what it is given is longer than what it knew
+        inside.mount.store_pages(FILE, PAGE, b"b" * PAGE)
+        inside.mount.store_pages(FILE, 0, b"a" * PAGE)
+        assert os.pread(fd, 3 * PAGE, 0) == b"a" * PAGE + b"b" * PAGE
+    assert served.notes("read") == []
+
+
 @pytest.mark.statement("2.8")
 def test_a_file_that_has_become_shorter(served: Served, inside: Inside) -> None:
     inside.server.become(FILE, b"a" * 4 * PAGE)

@@ -305,7 +305,7 @@ def begins(serve: Serve, *packets: bytes, timeout: float = 10) -> Served:
 
 def hello(name: bytes = b"toy", mask: int = MOST, fhsize: int = 0, fhflags: int = 0) -> bytes:
     pack = messages.HELLO.replies(Class.OWN, Own.HELLO)
-    return pack(1, 0, None, name, mask, (1.0, 1.0, 1.0), fhsize, fhflags, False)
+    return pack(1, 0, None, name, mask, (1.0, 1.0, 1.0), fhsize, fhflags, False, False)
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,10 @@ class Telling(Cached):
         self.data[FILE][:] = b"others!!"
         return self.mount_of_mine.invalidate_pages(FILE)
 
+    def given(self) -> Any:
+        self.data[FILE][:] = b"others!!"
+        return self.mount_of_mine.store_pages(FILE, 0, b"others!!")
+
     def attributes(self) -> Any:
         self.attrs[FILE].mode = self.attrs[FILE].type | 0o600
         return self.mount_of_mine.invalidate_attr(FILE)
@@ -313,6 +317,7 @@ def told(served: Served, how: str) -> None:
 
 CHANGES: Final[dict[str, Callable[[Path], object]]] = {
     "contents": lambda path: (path / "file").read_bytes(),
+    "given": lambda path: (path / "file").read_bytes(),
     "attributes": lambda path: (path / "file").stat().st_mode,
     "one_name": lambda path: (path / "dir").is_dir(),
     "all_names": lambda path: (path / "dir").is_dir(),

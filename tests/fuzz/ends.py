@@ -33,7 +33,7 @@ class Server:
 
     name_ttl = attr_ttl = negative_ttl = 1.0
     name, fhsize, fhflags, posix_acl, asynchronous = "one", 8, 0, True, False
-    passthrough = False
+    passthrough = names_for_all = False
 
     def operations(self) -> dict[str, Callable[..., Any]]:
         return {name: self._operation(row.result) for name, row in ROWS.items()}
@@ -103,7 +103,9 @@ def _all(reads: int) -> list[bytes]:
             return packets
 
 
-HELLO: Final = Hello("one", frozenset(ROWS), (1.0, 1.0, 1.0), Server.fhsize, Server.fhflags, True)
+HELLO: Final = Hello(
+    "one", frozenset(ROWS), (1.0, 1.0, 1.0), Server.fhsize, Server.fhflags, True, False
+)
 
 
 class _Mounted:

@@ -238,6 +238,9 @@ class FakeCache:
     def invalidate_pages(self, vnode: Vnode, start: int, end: int) -> Notice:
         return self._told("invalidate_pages", vnode.cookie, start, end)
 
+    def store_pages(self, vnode: Vnode, offset: int, data: bytes) -> Notice:
+        return self._told("store_pages", vnode.cookie, offset, data)
+
     def flush_pages(self, vnode: Vnode, start: int, end: int) -> Notice:
         return self._told("flush_pages", vnode.cookie, start, end)
 

@@ -38,6 +38,16 @@ def test_contents_that_have_changed_are_read_anew() -> None:
     assert vnops.read(file, 0, 9) == b"other"
 
 
+def test_contents_that_are_given_replace_what_was_cached() -> None:
+    server = Little()
+    vnops = cached(server)
+    file = stored(vnops, server, b"first", os.O_RDONLY)
+    assert vnops.read(file, 0, 9) == b"first"
+    server.nodes[2].data[:] = b"other"
+    assert vnops.mount.store_pages(2, 0, b"other").done()
+    assert vnops.read(file, 0, 9) == b"other"
+
+
 @pytest.mark.statement("2.8")
 def test_what_is_dirty_in_the_range_is_lost() -> None:
     server = Little()

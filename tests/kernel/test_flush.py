@@ -85,6 +85,7 @@ def test_the_methods_of_a_mount_are_these_requests(mount: Mount) -> None:
     mount.invalidate_pages(FILE, 1, PAGE)
     mount.flush_pages(FILE)
     mount.flush_pages(FILE, PAGE, 3 * PAGE)
+    mount.store_pages(FILE, 5, memoryview(b"data"))
     assert cache_of(mount).log == [
         ("invalidate_name", DIR, "x"),
         ("invalidate_names", None),
@@ -94,7 +95,20 @@ def test_the_methods_of_a_mount_are_these_requests(mount: Mount) -> None:
         ("invalidate_pages", FILE, 0, PAGE),
         ("flush_pages", FILE, 0, 0),
         ("flush_pages", FILE, PAGE, 3 * PAGE),
+        ("store_pages", FILE, 5, b"data"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("node", "offset", "data"),
+    [(DIR, 0, b"x"), (FILE, -1, b"x"), (FILE, 0, b""), (FILE, 1 << 63, b"x")],
+)
+def test_contents_that_no_file_can_have_are_refused(
+    mount: Mount, node: int, offset: int, data: bytes
+) -> None:
+    with fails(errno.EINVAL):
+        mount.store_pages(node, offset, data)
+    assert cache_of(mount).log == []
 
 
 @pytest.mark.parametrize("op", [0, 6, -1, 99])

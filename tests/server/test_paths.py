@@ -157,6 +157,7 @@ def test_its_mount_is_told_of_nodes_by_their_paths() -> None:
         server.its.invalidate_attr("/d"),
         server.its.invalidate_pages("/d/f", 1, 2),
         server.its.flush_pages("/d/f"),
+        server.its.store_pages("/d/f", 3, b"data"),
     ]
     assert said == [
         ("invalidate_name", d, "f"),
@@ -167,6 +168,7 @@ def test_its_mount_is_told_of_nodes_by_their_paths() -> None:
         ("invalidate_attr", d),
         ("invalidate_pages", f, 1, 2),
         ("flush_pages", f, 0, 0),
+        ("store_pages", f, 3, b"data"),
     ]
     unknown: Any = server.its.invalidate_attr("/nowhere/at/all")
     assert unknown[1] not in (d, f, host.root)

@@ -82,6 +82,7 @@ def _hello(server: Servable, threads: int) -> bytes:
         server.fhsize,
         server.fhflags,
         server.posix_acl,
+        server.names_for_all,
     )
 
 

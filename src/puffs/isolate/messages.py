@@ -156,8 +156,8 @@ BY_TYPE: Final[Mapping[int, Row]] = {row.type: row for row in ROWS.values()}
 BITS: Final[Mapping[str, int]] = {name: 1 << bit for bit, name in enumerate(OPERATIONS)}
 """What a file server implements, as bits of a number."""
 
-HELLO: Final = Layout("text", "unsigned", "lifetimes", "unsigned", "unsigned", "flag")
-"""Name, operations by their bits, lifetimes, `fhsize`, `fhflags`, `posix_acl`."""
+HELLO: Final = Layout("text", "unsigned", "lifetimes", "unsigned", "unsigned", "flag", "flag")
+"""Name, operations by their bits, lifetimes, `fhsize`, `fhflags`, `posix_acl`, `names_for_all`."""
 DROP: Final = Layout("bytes")
 INTERRUPT: Final = Layout("unsigned")
 MORE: Final = Layout("unsigned")

@@ -35,18 +35,19 @@ class Hello(NamedTuple):
     fhsize: int
     fhflags: int
     posix_acl: bool
+    names_for_all: bool
 
     @classmethod
     def unpack(cls, packet: memoryview, at: int, end: int) -> "Hello":
         """Of the body of a frame. Raises `FrameError`."""
-        name, mask, lifetimes, fhsize, fhflags, posix_acl = messages.HELLO.unpack(packet, at, end)
+        name, mask, lifetimes, fhsize, fhflags, *flags = messages.HELLO.unpack(packet, at, end)
         return cls(
             messages.text_in(name),
             frozenset(op for op, bit in messages.BITS.items() if mask & bit),
             lifetimes,
             fhsize,
             fhflags,
-            bool(posix_acl),
+            *map(bool, flags),
         )
 
 
@@ -65,7 +66,7 @@ class Remote:
         self.name = hello.name
         self.name_ttl, self.attr_ttl, self.negative_ttl = hello.lifetimes
         self.fhsize, self.fhflags = hello.fhsize, hello.fhflags
-        self.posix_acl = hello.posix_acl
+        self.posix_acl, self.names_for_all = hello.posix_acl, hello.names_for_all
         more = messages.MORE.requests(Class.OWN, Own.MORE)
         self._kind_of_more = Kind("readdir", Class.OWN, Own.MORE, more, self._decode_more)
         self._results: Final[Mapping[str, Callable[..., Any]]] = {

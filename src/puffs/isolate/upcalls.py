@@ -15,8 +15,9 @@ from itertools import count
 
 from puffs.isolate import frames, messages
 from puffs.isolate.frames import BUFFER_SIZE, NO_ROOM, REPLY_SIZE, Class, FrameError, Own
-from puffs.kernel.flush import Flushing, FlushRequest, check
+from puffs.kernel.flush import Flushing, FlushRequest, check, replaced
 from puffs.kernel.notice import Notice, done
+from puffs.server.types import Buffer, Cookie
 
 logger = logging.getLogger("puffs")
 
@@ -127,6 +128,12 @@ class MountThere(Flushing):
     def flush(self, request: FlushRequest) -> Notice:
         """Serve one request in the form that messages have: see `FlushOp`."""
         return self._upcalls.flush(request)
+
+    def store_pages(self, node: Cookie, offset: int, data: Buffer) -> Notice:
+        """As `Mount.store_pages`, but that no host keeps the contents: they forget what they had,
+        and ask.
+        """
+        return self.flush(replaced(node, offset, data))
 
     def unmount(self, force: bool = False) -> Notice:
         """Ask for an unmount, as `Mount.unmount`: the notice tells whether it was refused.

@@ -110,6 +110,11 @@ class Servable(Protocol):
         ...
 
     @property
+    def names_for_all(self) -> bool:
+        """Whether what one caller has found may be shown to all, whatever `access` says."""
+        ...
+
+    @property
     def posix_acl(self) -> bool:
         """Whether it keeps POSIX ACLs."""
         ...

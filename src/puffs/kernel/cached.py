@@ -3,7 +3,7 @@
 import threading
 from functools import partial
 
-from puffs.kernel.flush import NothingCached
+from puffs.kernel.flush import NothingCached, whole_pages
 from puffs.kernel.fstrans import Fstrans
 from puffs.kernel.notice import Notice, done
 from puffs.kernel.pages import FILE_MAX
@@ -47,3 +47,7 @@ class CachedPages(NothingCached):
 
         threading.Thread(target=write, name="puffs-flush", daemon=True).start()
         return notice
+
+    def store_pages(self, vnode: Vnode, offset: int, data: bytes) -> Notice:
+        """Forget what was there: it is asked for when somebody reads it."""
+        return self.invalidate_pages(vnode, *whole_pages(offset, offset + len(data)))

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from puffs.kernel.notice import Notice, done, together
 from puffs.kernel.vnode import Vnode, VnodeTable
-from puffs.server.types import Cookie
+from puffs.server.types import Buffer, Cookie
 
 PAGE_SIZE: Final = os.sysconf("SC_PAGE_SIZE")
 """Bytes of a page: the unit in which hosts cache contents."""
@@ -79,6 +79,10 @@ class HostCache(Protocol):
         """Write what is dirty between `start` and `end` (0: to the end)."""
         ...
 
+    def store_pages(self, vnode: Vnode, offset: int, data: bytes) -> Notice:
+        """The contents from `offset` on are `data`: keep them, or forget what was there."""
+        ...
+
 
 class NothingCached:
     """The cache (`HostCache`) of a host that has none."""
@@ -100,6 +104,10 @@ class NothingCached:
         return done()
 
     def flush_pages(self, vnode: Vnode, start: int, end: int) -> Notice:
+        """Nothing to do."""
+        return done()
+
+    def store_pages(self, vnode: Vnode, offset: int, data: bytes) -> Notice:
         """Nothing to do."""
         return done()
 
@@ -162,7 +170,43 @@ def flush(
     range that is none.
     """
     check(request)
-    rule = _RULES[request.op]
+    return _serve(request, _RULES[request.op], find, caches)
+
+
+def store(
+    node: Cookie,
+    offset: int,
+    data: Buffer,
+    find: Callable[[Cookie], Vnode | None],
+    caches: list[HostCache],
+) -> Notice:
+    """The same for contents that come with the request, which has no form of its own in the
+    reference.
+    """
+    request = replaced(node, offset, data)
+    check(request)
+    kept = bytes(data)
+    rule = _Rule(S_IFREG, lambda cache, vnode, _: cache.store_pages(vnode, offset, kept))
+    return _serve(request, rule, find, caches)
+
+
+def replaced(node: Cookie, offset: int, data: Buffer) -> FlushRequest:
+    """What has to be forgotten where `data` is the contents from `offset` on.
+
+    EINVAL for no data: an empty range would be all of the file.
+    """
+    size = memoryview(data).nbytes
+    if not size:
+        raise _invalid("no contents to store")
+    return FlushRequest(FlushOp.INVAL_PAGECACHE_NODE_RANGE, node, offset, offset + size)
+
+
+def _serve(
+    request: FlushRequest,
+    rule: _Rule,
+    find: Callable[[Cookie], Vnode | None],
+    caches: list[HostCache],
+) -> Notice:
     vnode = None
     if rule.about is not None:
         vnode = find(request.cookie)
@@ -264,6 +308,16 @@ class Flushing:
         """
         op = FlushOp.FLUSH_PAGECACHE_NODE_RANGE
         return self.flush(FlushRequest(op, node, start, end))
+
+    def store_pages(self, node: Cookie, offset: int, data: Buffer) -> Notice:
+        """From `offset` on a regular file holds `data` now: a host that can take it keeps it, and
+        need not ask for it; others forget what they had there. [fuse(4), FUSE_NOTIFY_STORE]
+
+        Linux makes the file longer if need be, and drops the contents again when it is next told a
+        time of modification or a size other than those it knows. EINVAL for anything but a regular
+        file, and for no data.
+        """
+        return store(node, offset, data, self.vnodes.find, self.caches())
 
     def flush(self, request: FlushRequest) -> Notice:
         """Serve one request in the form that messages have: see `FlushOp`."""

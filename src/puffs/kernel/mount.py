@@ -160,9 +160,11 @@ class Mount(Messages, Flushing):
         """Whether hosts may remember names at all.
 
         Not where the file server decides who may search a directory: what one caller has found,
-        another one may not be allowed to.
+        another one may not be allowed to (unless it says that there is no difference).
         """
-        return not self.args.flags & KernelFlag.NOCACHE_NAME and "access" not in self.ops
+        if self.args.flags & KernelFlag.NOCACHE_NAME:
+            return False
+        return self.server.names_for_all or "access" not in self.ops
 
     @property
     def exports(self) -> bool:

@@ -42,7 +42,7 @@ class FileSystem(Generic[Node]):
     operation must check for itself too, by the helper of its name (`puffs.check_open`,
     `check_remove`, ...; `puffs.server.access` lists them). Both ways give the same answers. In the
     second one hosts do not remember names, whatever `name_ttl` says: another caller may not be
-    allowed to search the directory.
+    allowed to search the directory. `names_for_all` says that everybody may.
 
     Times of modification and change are yours to move, as POSIX says. So is the time of access: see
     `puffs.mark_atime`.
@@ -65,6 +65,11 @@ class FileSystem(Generic[Node]):
     fhflags: ClassVar[int] = 0
     """`puffs.FHFLAG_DYNAMIC`: `fhsize` is the longest, they may be shorter. `puffs.FHFLAG_NFSV2`,
     `FHFLAG_NFSV3`: mounting fails when they are too long for that.
+    """
+    names_for_all: bool = False
+    """Whether a name that one caller has found may be shown to all, although the class defines
+    `access`: hosts then remember names for `name_ttl`. So it is where `access` is only an answer to
+    access(2), and no `lookup` depends on who asks.
     """
     posix_acl: bool = False
     """Whether this file server keeps POSIX ACLs. [acl(5)]

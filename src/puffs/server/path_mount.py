@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from puffs.server.types import Cookie
+from puffs.server.types import Buffer, Cookie
 
 
 class PathMount:
@@ -43,4 +43,9 @@ class PathMount:
     def flush_pages(self, path: str, start: int = 0, end: int = 0) -> Future[None]:
         """Have hosts write what they have buffered of a file, between `start` and `end`."""
         notice: Future[None] = self.mount.flush_pages(self._find(path), start, end)
+        return notice
+
+    def store_pages(self, path: str, offset: int, data: Buffer) -> Future[None]:
+        """A file holds `data` from `offset` on now: hosts keep it, or forget what they had."""
+        notice: Future[None] = self.mount.store_pages(self._find(path), offset, data)
         return notice

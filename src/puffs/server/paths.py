@@ -63,6 +63,10 @@ class PathFileSystem:
     fhsize: ClassVar[int] = 0
     """There are no file handles: a path does not name a file for good."""
     fhflags: ClassVar[int] = 0
+    names_for_all: bool = False
+    """Whether hosts may remember names although `access` is defined. As
+    `FileSystem.names_for_all`.
+    """
     posix_acl: bool = False
     """Whether this file server keeps POSIX ACLs. As `FileSystem.posix_acl`."""
     passthrough: bool = False

@@ -14,6 +14,7 @@ from puffs.attach.fuse.abi import (
     notify_inc_epoch,
     notify_inval_entry,
     notify_inval_inode,
+    notify_store,
 )
 from puffs.kernel.mount import Mount
 from puffs.kernel.notice import Notice, done
@@ -76,6 +77,10 @@ class KernelCache:
         if "write" not in self._mount.ops:  # nothing is ever dirty
             return done()
         return self.invalidate_pages(vnode, start, end)
+
+    def store_pages(self, vnode: Vnode, offset: int, data: bytes) -> Notice:
+        """Keep `data` as the contents from `offset` on."""
+        return self._tell(vnode, notify_store(vnode.nodeid, offset, data))
 
     def _tell(self, vnode: Vnode, *messages: bytes) -> Notice:
         told_of = vnode.lookups > vnode.holds  # else only this process knows the node
