@@ -22,6 +22,7 @@ COMMANDS = {
     "snapshot": "puffs.cli.snapshot",
     "shell": "puffs.cli.shell",
     "exec": "puffs.cli.exec",
+    "refuse": "puffs.cli.refuse",
     "serve": "puffs.cli.serve",
     "mounter": "puffs.cli.mounter",
     "doctor": "puffs.cli.doctor",
