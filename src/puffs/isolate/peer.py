@@ -500,7 +500,10 @@ class Peer:
             return
         self._pinged = ping = Call(self, _PING)
         ping.endless = True
-        self.begin(ping)
+        try:
+            self.begin(ping)
+        except OSError:  # ENXIO: it is known already that nobody is
+            pass
 
 
 def _own(result: Any) -> Any:
