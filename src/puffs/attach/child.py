@@ -176,6 +176,43 @@ def daemonize(run: Run) -> None:
         _raise_for(lines.readline())
 
 
+def become_daemon(run: Run) -> None:
+    """Run `run` in a process of its own, and go on there when it returns, as the same program.
+
+    This process ends with status 0 once the mount can be used, and nothing of it is run any more;
+    else it goes on here, and raises as `spawn`. What `run` raises after the mount could be used is
+    raised there.
+    """
+    ours, theirs = socket.socketpair()
+    pid = _fork()
+    if pid != 0:
+        theirs.close()
+        with ours, ours.makefile("r", encoding="utf-8", errors="surrogateescape") as lines:
+            try:
+                _raise_for(lines.readline())
+            except BaseException:
+                os.waitpid(pid, 0)
+                raise
+        os._exit(0)
+    ours.close()
+    os.setsid()
+    os.chdir("/")
+    can_be_used = False
+
+    def settle(mount: Mount) -> None:
+        nonlocal can_be_used
+        can_be_used = True
+        _settle(mount, theirs, stay=True)
+
+    try:
+        run(settle)
+    except BaseException as exc:
+        if can_be_used:
+            raise
+        _report(theirs, exc)
+        _leave(1)
+
+
 def _fork() -> int:
     flush_streams()
     return os.fork()
@@ -192,11 +229,16 @@ def _child(run: Run, control: socket.socket, *, stay: bool) -> NoReturn:
     except BaseException as exc:
         _report(control, exc)
     finally:
-        try:
-            logging.shutdown()
-            flush_streams()
-        finally:
-            os._exit(status)
+        _leave(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process, and nothing of the parent's is run."""
+    try:
+        logging.shutdown()
+        flush_streams()
+    finally:
+        os._exit(status)
 
 
 def _settle(mount: Mount, control: socket.socket, stay: bool) -> None:

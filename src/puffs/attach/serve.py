@@ -44,7 +44,8 @@ Options = str | Iterable[str] | MountOptions
 
 _FOR_WRITEBACK = frozenset(("read", "write", "setattr"))
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What unmounts, unless `run` is told otherwise."""
 
 
 def run(
@@ -55,6 +56,7 @@ def run(
     isolate: Isolate = False,
     on_ready: Callable[[Mount], None] = lambda mount: None,
     on_table: OnTable | None = None,
+    signals: Iterable[signal.Signals] = SIGNALS,
 ) -> None:
     """Mount `fs` on `mountpoint` and serve it on this thread; returns when it has been unmounted.
 
@@ -63,10 +65,10 @@ def run(
 
     With `isolate` the file server lives in a process of its own: see `mount`.
 
-    INT, TERM and HUP unmount, when this is the main thread. `on_ready` is called once the mount can
-    be used, `on_table` before that with the dispatch table of handlers by opcode, which it may
-    change in place. Raises `MountError` when it cannot be mounted, and what the file server's
-    `mount` raises.
+    `signals` (INT, TERM and HUP) unmount, when this is the main thread. `on_ready` is called once
+    the mount can be used, `on_table` before that with the dispatch table of handlers by opcode,
+    which it may change in place. Raises `MountError` when it cannot be mounted, and what the file
+    server's `mount` raises.
     """
     request = _Request(fs, mountpoint, options, on_ready, on_table, isolation_of(isolate))
     if threading.current_thread() is not threading.main_thread():
@@ -75,10 +77,10 @@ def run(
         _check_alive(mount)
         return
     with ExitStack() as stack:
-        signals = _EndedBySignals()
+        by_signals = _EndedBySignals(signals)
         # Not before: a file server that takes long to be built is ended like any program.
-        mount, serve = request.attach(lambda: stack.enter_context(signals))
-        signals.unmount(mount)
+        mount, serve = request.attach(lambda: stack.enter_context(by_signals))
+        by_signals.unmount(mount)
         serve()
     _check_alive(mount)
 
@@ -455,7 +457,7 @@ def _in_event_loop() -> bool:
 
 
 class _EndedBySignals:
-    """INT, TERM and HUP unmount a mount; from when this is entered on.
+    """Signals unmount a mount; from when this is entered on.
 
     They are kept until `unmount` says which, so that none comes between mounting and serving. A
     thread of its own unmounts, for this one has to go on serving meanwhile. It is told through the
@@ -464,12 +466,15 @@ class _EndedBySignals:
     wait for that request.
     """
 
+    def __init__(self, signals: Iterable[signal.Signals]) -> None:
+        self._signals = frozenset(signals)
+
     def __enter__(self) -> None:
         self._thread: threading.Thread | None = None
         self._told, self._tell = os.pipe()
         os.set_blocking(self._tell, False)
         self._former = signal.set_wakeup_fd(self._tell, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, lambda *_: None) for number in self._signals}
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in self._before.items():
@@ -489,7 +494,7 @@ class _EndedBySignals:
 
     def _obey(self, mount: Mount) -> None:
         while number := os.read(self._told, 1):
-            if number[0] not in _SIGNALS:
+            if number[0] not in self._signals:
                 continue
             try:
                 mount.unmount(force=True)

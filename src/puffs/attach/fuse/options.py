@@ -148,7 +148,8 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
-def _name(text: str) -> str:
+def fitting_name(text: str) -> str:
+    """A name that /proc/mounts can show. Raises `ValueError` with what it needs."""
     if len(os.fsencode(text)) > NAME_BYTES:
         raise ValueError(f"at most {NAME_BYTES} bytes")
     return text
@@ -239,8 +240,8 @@ OPTIONS = (
         "each read and write asks the file server (direct_io of other programs)",
         SetField("pagecache", False),
     ),
-    Option("fsname", "NAME", "source shown in /proc/mounts", SetField("fsname", _name)),
-    Option("subtype", "NAME", f"type shown: {TYPE_PREFIX}NAME", SetField("subtype", _name)),
+    Option("fsname", "NAME", "source shown in /proc/mounts", SetField("fsname", fitting_name)),
+    Option("subtype", "NAME", f"type shown: {TYPE_PREFIX}NAME", SetField("subtype", fitting_name)),
 )
 """Every mount option there is."""
 
@@ -278,13 +279,13 @@ def parse_options(
     """
     options = MountOptions()
     for word in words:
-        for text in _split(word):
+        for text in split_options(word):
             if not ignore(text.partition("=")[0]):
                 _apply(options, text)
     return options
 
 
-def _split(word: str) -> list[str]:
+def split_options(word: str) -> list[str]:
     """Split at commas that no backslash protects, leaving out what is empty."""
     pieces = re.findall(r"(?:\\[,\\]|[^,])+", word, re.DOTALL)
     return [re.sub(r"\\([,\\])", r"\1", piece) for piece in pieces]
