@@ -1,7 +1,7 @@
 """The life of a `FUSE(...)` call: in the foreground or as a daemon, until it is unmounted.
 
-It ends as with libfuse: it returns, or it raises `RuntimeError` with the exit status of libfuse, when
-a line on stderr has said what was wrong.
+It ends as with libfuse: it returns, or it raises `RuntimeError` with the exit status of libfuse,
+when a line on stderr has said what was wrong.
 """
 
 import errno
