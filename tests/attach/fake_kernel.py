@@ -25,6 +25,8 @@ from puffs.attach.fuse.abi import (
     Opcode,
     dirent_size,
 )
+from puffs.attach.fuse.init import Terms
+from puffs.attach.fuse.options import MountOptions
 from puffs.attach.fuse.session import Session
 from puffs.kernel.args import MountArgs
 from puffs.kernel.mount import Mount, Servable
@@ -104,7 +106,7 @@ class FakeKernel:
         max_write: int = 65536,
         args: MountArgs | None = None,
         init: bool = True,
-        passthrough: bool = False,
+        options: MountOptions | None = None,
     ) -> None:
         self.mount = Mount(server, args)
         if args is not None:
@@ -116,8 +118,7 @@ class FakeKernel:
             self.mount,
             theirs.detach(),
             "(fake)",
-            max_write=max_write,
-            passthrough=passthrough,
+            terms=Terms.of(options or MountOptions(), max_write),
             on_ready=self.ready.set,
         )
         self.failure: BaseException | None = None
@@ -295,9 +296,9 @@ def dirents(body: bytes, *, plus: bool) -> Iterator[Dirent]:
 
 
 @contextmanager
-def unserved(server: Servable, *, passthrough: bool = False) -> Iterator[FakeKernel]:
+def unserved(server: Servable, options: MountOptions | None = None) -> Iterator[FakeKernel]:
     """A connection on which INIT has yet to be sent."""
-    kernel = FakeKernel(server, init=False, passthrough=passthrough)
+    kernel = FakeKernel(server, init=False, options=options)
     try:
         yield kernel
     finally:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import puffs
 from puffs.attach.fuse import abi
 from puffs.attach.fuse.abi import INIT_OUT, MESSAGES, Notify, Opcode
+from puffs.attach.fuse.options import MountOptions
 from tests.attach.fake_kernel import (
     EVERY_FLAG,
     ROOT,
@@ -116,16 +117,38 @@ def test_the_size_of_requests_is_settled() -> None:
         assert kernel.init_out["max_write"] == 128 << 10
 
 
+def test_what_a_mount_was_asked_for_is_settled() -> None:
+    locks = abi.FUSE_POSIX_LOCKS | abi.FUSE_FLOCK_LOCKS
+    with FakeKernel(Toy()) as kernel:
+        out, flags = kernel.init_out, flags_of(kernel.init_out)
+        assert flags & (abi.FUSE_ASYNC_READ | abi.FUSE_ATOMIC_O_TRUNC) == abi.FUSE_ASYNC_READ
+        assert (out["max_background"], out["congestion_threshold"]) == (64, 48)
+    options = MountOptions(
+        max_readahead=4096, max_background=8, async_read=False, atomic_o_trunc=True, flocks=False
+    )
+    with FakeKernel(Toy(), options=options) as kernel:
+        out, flags = kernel.init_out, flags_of(kernel.init_out)
+        assert flags & (abi.FUSE_ASYNC_READ | abi.FUSE_ATOMIC_O_TRUNC) == abi.FUSE_ATOMIC_O_TRUNC
+        assert flags & locks == abi.FUSE_POSIX_LOCKS
+        assert (out["max_background"], out["congestion_threshold"]) == (8, 6)
+        assert out["max_readahead"] == 4096
+    options = MountOptions(max_readahead=1 << 30, congestion_threshold=5, posix_locks=False)
+    with FakeKernel(Toy(), options=options) as kernel:
+        out = kernel.init_out
+        assert flags_of(out) & locks == abi.FUSE_FLOCK_LOCKS
+        assert (out["max_readahead"], out["congestion_threshold"]) == (131072, 5)
+
+
 def test_passthrough_is_settled_where_it_was_asked_for() -> None:
     with FakeKernel(Toy()) as kernel:
         assert kernel.init_out["max_stack_depth"] == 0
-    with FakeKernel(Toy(), passthrough=True) as kernel:
+    with FakeKernel(Toy(), options=MountOptions(passthrough=True)) as kernel:
         assert flags_of(kernel.init_out) & abi.FUSE_PASSTHROUGH
         assert kernel.init_out["max_stack_depth"] == 1
 
 
 def test_a_kernel_without_passthrough_is_refused_in_plain_words() -> None:
-    with unserved(Toy(), passthrough=True) as kernel:
+    with unserved(Toy(), MountOptions(passthrough=True)) as kernel:
         offered = EVERY_FLAG & ~abi.FUSE_PASSTHROUGH
         kernel.send_bytes(Opcode.INIT, 0, init_body(flags=offered))
         kernel.ended()

@@ -12,6 +12,7 @@ import pytest
 from puffs.attach.asking import ask, mounted
 from puffs.attach.child import ChildMount, spawn
 from puffs.attach.control import Control
+from puffs.attach.fuse.init import Terms
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mountpoint import MountError
 from puffs.attach.fuse.options import parse_options
@@ -42,8 +43,8 @@ def serve(plan: Plan, path: Path) -> ChildMount:
             control.start()
             ready(mount)
 
-        size = mount.args.payload
-        session = session_of(connection, mount, max_write=size, on_table=None, on_ready=on_ready)
+        terms = Terms(mount.args.payload)
+        session = session_of(connection, mount, terms=terms, on_table=None, on_ready=on_ready)
         control = Control(mount, session, listen=True, slow=None)
         try:
             session.serve()

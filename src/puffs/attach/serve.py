@@ -22,6 +22,7 @@ from puffs.attach.control import Control
 from puffs.attach.driven import DrivenSession, StartSoon, at_once
 from puffs.attach.fuse import passthrough
 from puffs.attach.fuse.doors.handed import descriptor_of
+from puffs.attach.fuse.init import Terms
 from puffs.attach.fuse.mounting import MountError
 from puffs.attach.fuse.options import MountOptions, OptionError, parse_options
 from puffs.attach.fuse.places import Connection, Where, place_of, session_of
@@ -370,9 +371,7 @@ class _Request:
         session = session_of(
             connection,
             mount,
-            max_write=mount.args.payload,
-            writeback=self.wanted().writeback,
-            passthrough=self.wanted().passthrough,
+            terms=Terms.of(self.wanted(), mount.args.payload),
             on_ready=ready,
             on_table=self.on_table,
         )

@@ -81,8 +81,6 @@ class Settings:
         hard_remove: an open file is removed at once, and not renamed until it is closed.
         remember: the seconds for which a file keeps its inode number when the kernel has forgotten
             it.
-        posix_locks, flocks: locks of fcntl(2), and of flock(2), are the program's, if it has an
-            operation for them.
         modules: the names of the modules that stand between the kernel and the program, the
             innermost first.
         module_options: what their own options say.
@@ -113,8 +111,6 @@ class Settings:
     readdir_ino: bool = False
     hard_remove: bool = False
     remember: float = 0.0
-    posix_locks: bool = True
-    flocks: bool = True
     modules: tuple[str, ...] = ()
     module_options: dict[str, str | bool] = field(default_factory=dict)
     translation: Translation | None = None
@@ -157,8 +153,6 @@ class Sets:
 
     field: str
     value: float | bool | Callable[[str], Any]
-    also: str | None = None
-    """Another field that gets the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +161,8 @@ class SetsMount:
 
     field: str
     value: int | bool | Callable[[str], Any]
+    also: str | None = None
+    """Another field that gets the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +254,15 @@ def _seconds(text: str) -> float:
 def _bytes(text: str) -> int:
     """The kernel takes no less than a page, and puffs no more than `MAX_PAYLOAD`."""
     return min(max(_number(text, "a number of bytes"), PAGE), MAX_PAYLOAD)
+
+
+def _size(text: str) -> int:
+    return min(_number(text, "a number of bytes"), 0xFFFFFFFF)
+
+
+def _requests(text: str) -> int | None:
+    """0 leaves it to the library, as in libfuse; the field in INIT has 16 bits."""
+    return min(_number(text, "a number of requests"), 0xFFFF) or None
 
 
 def _read_bytes(text: str) -> int | None:
@@ -417,12 +422,29 @@ OPTIONS: Final = (
         "big_writes", None, "2", "writes of more than a page", Always("writes have up to 1 MiB")
     ),
     Option("large_read", None, "2", "reads of more than a page", Always("reads have up to 1 MiB")),
+    Option("async_read", None, "2", "reads side by side", SetsMount("async_read", True)),
+    Option("sync_read", None, "2", "one read after the other", SetsMount("async_read", False)),
     Option(
-        "async_read",
+        "atomic_o_trunc",
         None,
         "2",
-        "reads side by side (default)",
-        Always("the kernel reads ahead while it reads"),
+        "open empties files itself, by O_TRUNC",
+        SetsMount("atomic_o_trunc", True),
+    ),
+    Option("max_readahead", "BYTES", "2", "read ahead at most", SetsMount("max_readahead", _size)),
+    Option(
+        "max_background",
+        "N",
+        "2",
+        "requests that nobody waits for",
+        SetsMount("max_background", _requests),
+    ),
+    Option(
+        "congestion_threshold",
+        "N",
+        "2",
+        "so many of those are many",
+        SetsMount("congestion_threshold", _requests),
     ),
     Option("splice_read", None, "2", "copy requests otherwise", _SPLICING),
     Option("no_splice_read", None, "2", "or not", _SPLICING),
@@ -432,10 +454,20 @@ OPTIONS: Final = (
     Option("no_splice_move", None, "2", "or not", _SPLICING),
     # ---- of locks
     Option(
-        "no_remote_lock", None, "2", "all locks are local", Sets("posix_locks", False, "flocks")
+        "no_remote_lock",
+        None,
+        "2",
+        "all locks are the kernel's",
+        SetsMount("posix_locks", False, "flocks"),
     ),
-    Option("no_remote_posix_lock", None, "2", "fcntl locks are local", Sets("posix_locks", False)),
-    Option("no_remote_flock", None, "2", "flock locks are local", Sets("flocks", False)),
+    Option(
+        "no_remote_posix_lock",
+        None,
+        "2",
+        "those of fcntl(2) are",
+        SetsMount("posix_locks", False),
+    ),
+    Option("no_remote_flock", None, "2", "those of flock(2) are", SetsMount("flocks", False)),
     # ---- of serving
     Option("max_threads", "N", "3", "threads at most", SetsMount("threads", _threads)),
     Option("max_idle_threads", "N", "3", "threads that wait", _THREADS),
@@ -538,11 +570,11 @@ def _take(settings: Settings, name: str, value: str, effect: Effect) -> None:
             settings.mount.flags |= bit
         case SetFlag(bit, False):
             settings.mount.flags &= ~bit
-        case Sets(where, chosen, also):
+        case Sets(where, chosen):
+            setattr(settings, where, chosen(value) if callable(chosen) else chosen)
+        case SetsMount(where, chosen, also):
             for each in filter(None, (where, also)):
-                setattr(settings, each, chosen(value) if callable(chosen) else chosen)
-        case SetsMount(where, chosen):
-            setattr(settings.mount, where, chosen(value) if callable(chosen) else chosen)
+                setattr(settings.mount, each, chosen(value) if callable(chosen) else chosen)
         case OfModule(chosen, where):
             settings.module_options[where or name] = value if chosen is None else chosen
         case NoDifference(why):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from puffs.attach.fuse.init import Terms
 from puffs.attach.fuse.reader import Enough, Read, Reader, ReadVector, Sign
 from puffs.attach.fuse.session import OnTable, Session
 from puffs.kernel.mount import Mount
@@ -73,9 +74,7 @@ class HandedSession(Session):
         mountpoint: str,
         *,
         farewell: Callable[[], bool],
-        max_write: int,
-        writeback: bool = False,
-        passthrough: bool = False,
+        terms: Terms,
         on_ready: Callable[[], None] = lambda: None,
         on_table: OnTable | None = None,
     ) -> None:
@@ -83,9 +82,7 @@ class HandedSession(Session):
             mount,
             fds[0],
             mountpoint,
-            max_write=max_write,
-            writeback=writeback,
-            passthrough=passthrough,
+            terms=terms,
             on_ready=on_ready,
             on_table=on_table,
         )

@@ -66,6 +66,16 @@ class MountOptions:
         slow: requests that take more seconds are logged; None: none is.
         namecache: the kernel may remember names, for as long as the file server says.
         pagecache: the kernel may keep data of files.
+        max_readahead: bytes that the kernel may read ahead; None: as many as it likes. No word
+            stands for this one, and for those that follow: programs ask for them.
+        max_background: requests that nobody waits for which may be under way; None: as `init` has
+            it.
+        congestion_threshold: so many of those make the kernel hold back; None: three quarters.
+        async_read: several reads of one open file may be under way.
+        atomic_o_trunc: an open that truncates is one request, and the file server's `open` does it:
+            it finds O_TRUNC in the flags.
+        posix_locks: locks of fcntl(2) are the file server's, if it has `advlock`.
+        flocks: the same for locks of flock(2).
     """
 
     flags: int = MS_NOSUID | MS_NODEV
@@ -83,6 +93,13 @@ class MountOptions:
     slow: float | None = None
     namecache: bool = True
     pagecache: bool = True
+    max_readahead: int | None = None
+    max_background: int | None = None
+    congestion_threshold: int | None = None
+    async_read: bool = True
+    atomic_o_trunc: bool = False
+    posix_locks: bool = True
+    flocks: bool = True
 
 
 @dataclass(frozen=True, slots=True)

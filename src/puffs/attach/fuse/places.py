@@ -10,6 +10,7 @@ from typing import Protocol
 
 from puffs.attach.fuse.doors.handed import adopt, check_options, descriptor_of
 from puffs.attach.fuse.handed_session import HandedSession
+from puffs.attach.fuse.init import Terms
 from puffs.attach.fuse.mounting import mount_fuse, unmount
 from puffs.attach.fuse.mountpoint import check_mountpoint
 from puffs.attach.fuse.options import MountOptions
@@ -67,9 +68,7 @@ def session_of(
     connection: Connection,
     mount: Mount,
     *,
-    max_write: int,
-    writeback: bool = False,
-    passthrough: bool = False,
+    terms: Terms,
     on_table: OnTable | None,
     on_ready: Callable[[], None],
 ) -> Session:
@@ -85,9 +84,7 @@ def session_of(
             mount,
             fd,
             connection.mountpoint,
-            max_write=max_write,
-            writeback=writeback,
-            passthrough=passthrough,
+            terms=terms,
             on_ready=ready,
             on_table=on_table,
         )
@@ -96,9 +93,7 @@ def session_of(
         connection.fds,
         connection.mountpoint,
         farewell=connection.farewell,
-        max_write=max_write,
-        writeback=writeback,
-        passthrough=passthrough,
+        terms=terms,
         on_ready=ready,
         on_table=on_table,
     )

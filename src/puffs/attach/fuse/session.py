@@ -28,7 +28,7 @@ from puffs.attach.fuse.abi import (
 from puffs.attach.fuse.cache import KernelCache
 from puffs.attach.fuse.channel import BODY, Channel, Handler, Request, reads_without_trace
 from puffs.attach.fuse.files import OpenFiles
-from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, negotiate, newer_major
+from puffs.attach.fuse.init import REQUEST_ROOM, Negotiated, Terms, negotiate, newer_major
 from puffs.attach.fuse.mountinfo import covering, find_mount, read_mounts
 from puffs.attach.fuse.mountpoint import resolve
 from puffs.attach.fuse.notify import Notifier
@@ -59,9 +59,8 @@ class Session:
     """One connection: `fd` is its descriptor, owned by the session from here on; `mountpoint` where
     the kernel shows it.
 
-    `max_write` is the largest data of one request in bytes; with `writeback` the kernel buffers
-    writes, with `passthrough` it reads and writes files of the host. `on_ready` is called when the
-    kernel has been answered and the mount can be used.
+    `terms` are what the kernel is asked for. `on_ready` is called when it has been answered and the
+    mount can be used.
     """
 
     by_call = False
@@ -72,9 +71,7 @@ class Session:
         fd: int,
         mountpoint: str,
         *,
-        max_write: int,
-        writeback: bool = False,
-        passthrough: bool = False,
+        terms: Terms,
         on_ready: Callable[[], None] = lambda: None,
         on_table: OnTable | None = None,
     ) -> None:
@@ -85,9 +82,7 @@ class Session:
         self.device = found.device if found is not None else None
         """(major, minor) of the mount; None where it cannot be seen."""
         self._traceless = reads_without_trace(found.options if found is not None else ())
-        self._max_write = max_write
-        self._writeback = writeback
-        self._passthrough = passthrough
+        self._terms = terms
         self._on_ready = on_ready
         self._on_table = on_table
         self._files = OpenFiles(mount)
@@ -140,14 +135,8 @@ class Session:
             elif later := newer_major(body):
                 channel.send(unique, later)
             else:
-                self._negotiated = negotiate(
-                    body,
-                    self.mount,
-                    self._max_write,
-                    writeback=self._writeback,
-                    passthrough=self._passthrough,
-                )
-                if self._passthrough:
+                self._negotiated = negotiate(body, self.mount, self._terms)
+                if self._terms.passthrough:
                     self._files.backing = BackingFiles(self._fd, self.mountpoint)
                 self.cache.minor = self._negotiated.minor
                 self.mount.start()  # before the reply: from then on the kernel may ask
@@ -311,10 +300,14 @@ class Session:
 
     @property
     def alone(self) -> str:
-        """With a write-back cache Linux does not let itself be told sizes and times."""
-        if not self._writeback:
-            return ""
-        return "with -o writeback the kernel alone knows how long files are: mount it without"
+        """With a write-back cache Linux does not let itself be told sizes and times; and nobody is
+        told when an open has emptied a file.
+        """
+        if self._terms.writeback:
+            return "with -o writeback the kernel alone knows how long files are: mount it without"
+        if self._terms.atomic_o_trunc:
+            return "with atomic_o_trunc opens empty files, which others would not see"
+        return ""
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function` on the thread that serves, and return what it returns."""
