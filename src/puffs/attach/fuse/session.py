@@ -112,13 +112,17 @@ class Session:
         try:
             if not self.start():
                 return
+            # Before any request is read: with several threads another one might be faster.
+            self.serving_here()
+            self.mount.tell("mounted", self.mount)
+            reader = self.reader()
             others = [
                 threading.Thread(target=self._serve_beside, name=f"puffs {number}", daemon=True)
                 for number in range(1, threads)
             ]
             for thread in others:
                 thread.start()
-            self._serve(self.reader(), self.begin)
+            self._serve(reader, self.ready)
             for thread in others:
                 thread.join()
         finally:
