@@ -21,8 +21,9 @@ _NS: Final = 1_000_000_000
 
 # size blocks | atime mtime ctime, seconds | the same, nanoseconds | mode nlink uid gid rdev blksize
 # flags
-_WIRE: Final = Struct("=QQqqqIIIIIIIIII")
-WIRE_SIZE: Final = _WIRE.size
+WIRE: Final = Struct("=QQqqqIIIIIIIIII")
+"""The image of an `Attr`, for those who make it of numbers of their own (`Attr.wire`)."""
+WIRE_SIZE: Final = WIRE.size
 TYPE_BYTE: Final = 53 if sys.byteorder == "little" else 54
 """Where the image has the file type, in the upper half of a byte: the second lowest of `mode`."""
 
@@ -135,7 +136,7 @@ class Attr:
         mtime, mtime_part = divmod(mtime_ns, _NS)
         ctime, ctime_part = divmod(ctime_ns, _NS)
         self.wire = bytearray(
-            _WIRE.pack(
+            WIRE.pack(
                 size,
                 (size + 511) >> 9 if blocks is None else blocks,
                 atime,
@@ -161,7 +162,7 @@ class Attr:
         """The attributes that `os.stat` and its like have returned."""
         attr = cls.__new__(cls)  # past `__init__`, whose work is half done in `st`
         attr.wire = bytearray(
-            _WIRE.pack(
+            WIRE.pack(
                 st.st_size,
                 st.st_blocks,
                 st[stat.ST_ATIME],

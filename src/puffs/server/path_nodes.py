@@ -304,8 +304,10 @@ class Names:
 
 
 def is_missing(error: OSError) -> bool:
-    """Whether this is ENOENT, also as `OSError(errno.ENOENT)`, which is no `FileNotFoundError`."""
-    return isinstance(error, FileNotFoundError) or error.args == (ENOENT,)
+    """Whether this is ENOENT, also as `OSError(errno.ENOENT)`, which is no `FileNotFoundError`, and
+    as a class of the file server's own.
+    """
+    return isinstance(error, FileNotFoundError) or error.errno == ENOENT or error.args == (ENOENT,)
 
 
 def is_below(dir: Node, node: Node | None) -> bool:
@@ -583,7 +585,7 @@ COMMON: Final[Factories] = {
 file.
 """
 
-_DIRECT: Final[Factories] = COMMON | {
+DIRECT: Final[Factories] = COMMON | {
     "lookup": _lookup,
     "getattr": _getattr,
     "read": _transfer,
@@ -599,7 +601,7 @@ def adapted(
     find: Method,
     *,
     names: Callable[[bool], Names] = Names,
-    factories: Factories = _DIRECT,
+    factories: Factories = DIRECT,
     on_open_file: Callable[[Any, Method, int], Method] = _on_open_file,
 ) -> Operations:
     """Operations on nodes for the operations on paths in `defined`, over a tree of names of their
