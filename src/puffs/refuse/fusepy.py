@@ -1,0 +1,174 @@
+"""The API of fusepy 3 (the module `fuse`), on puffs.
+
+    from puffs.refuse.fusepy import FUSE, FuseOSError, LoggingMixIn, Operations, fuse_get_context
+
+Its programs run as they are. What is different, and meant to be:
+
+- A name that is not valid in UTF-8 reaches the program with its bytes escaped (`os.fsdecode`);
+  fusepy answers EINVAL before the program is asked.
+- Of a time that is left as it is (`touch -a`), `utimens` is given the present value, and both times
+  are set; under libfuse 2 neither is. With `flag_utime_omit_ok` it gets UTIME_OMIT and UTIME_NOW.
+- `readdir` is asked once for each listing, also where it gives offsets other than 0.
+- An `OSError` without an errno gives the caller EINVAL, and does not end the mount.
+- `bmap` is never called: the kernel asks for it on block devices only.
+- `lock` gets the address of a `flock` structure, as in fusepy; `ioctl` that of its data. The memory
+  is valid until the operation returns.
+- The structures of this module are those of ctypes, but there is no libfuse behind them.
+"""
+
+import ctypes
+import logging
+from functools import partial
+from typing import Any
+
+from puffs.refuse.calls import Dialect, Method
+from puffs.refuse.path_api import (
+    ENOTSUP,
+    BaseFUSE,
+    BaseOperations,
+    FuseOSError,
+    fuse_exit,
+    fuse_get_context,
+)
+from puffs.refuse.structs import (
+    c_dev_t,
+    c_fsblkcnt_t,
+    c_fsfilcnt_t,
+    c_gid_t,
+    c_mode_t,
+    c_off_t,
+    c_pid_t,
+    c_stat,
+    c_statvfs,
+    c_timespec,
+    c_uid_t,
+    c_utimbuf,
+    fuse_context,
+    set_st_attrs,
+    time_of_timespec,
+)
+from puffs.refuse.structs import fuse_file_info_2 as fuse_file_info
+
+log = logging.getLogger("fuse")
+
+
+class Operations(BaseOperations):
+    """Derive from it, and define the operations that your files have.
+
+    All operations go through `__call__`: a class that overrides it sees each of them.
+    """
+
+    bmap: Any = None
+    lock: Any = None
+
+    def __call__(self, op: str, *args: Any) -> Any:
+        """Call the operation `op`."""
+        return getattr(self, op)(*args)
+
+
+_SAID_BY_KERNEL = frozenset(
+    (
+        "access",
+        "destroy",
+        "flush",
+        "fsync",
+        "fsyncdir",
+        "getxattr",
+        "init",
+        "ioctl",
+        "open",
+        "opendir",
+        "release",
+        "releasedir",
+        "removexattr",
+        "setxattr",
+    )
+)
+"""Defaults that say what the kernel says by itself of what is not there: it need not ask."""
+
+
+def _method(operations: Any, name: str) -> Method | None:
+    method: Method | None = getattr(operations, name, None)
+    if method is None:
+        return None
+    if type(operations).__call__ is not Operations.__call__:
+        return partial(operations, name)
+    if name in _SAID_BY_KERNEL and getattr(method, "libfuse_ignore", False):
+        return None
+    return method
+
+
+class FUSE(BaseFUSE):
+    """Mounts `operations` on `mountpoint`, and serves them until it is unmounted.
+
+    With `raw_fi` operations on open files get a `fuse_file_info` in place of its `fh`. Keywords are
+    `foreground`, `debug`, `nothreads`, and the options of libfuse: docs/migrating.md has them all.
+    Raises `RuntimeError` when it cannot be mounted, and what `init` raises.
+    """
+
+    dialect = Dialect(
+        name="fusepy",
+        libfuse="fuse2",
+        method=_method,
+        file_info=fuse_file_info,
+        create_takes_flags=False,
+        listing_from=None,
+        lock_argument=ctypes.addressof,
+    )
+
+    def __init__(
+        self,
+        operations: Any,
+        mountpoint: str,
+        raw_fi: bool = False,
+        encoding: str = "utf-8",
+        **kwargs: Any,
+    ) -> None:
+        self._run(operations, mountpoint, raw_fi, encoding, "strict", kwargs)
+
+
+class LoggingMixIn:
+    """Logs each operation, its arguments and its result: derive from it before `Operations`."""
+
+    log = logging.getLogger("fuse.log-mixin")
+
+    def __call__(self, op: str, path: str, *args: Any) -> Any:
+        """Call the operation `op`, and log it."""
+        self.log.debug("-> %s %s %s", op, path, repr(args))
+        result: Any = "[Unhandled Exception]"
+        try:
+            result = getattr(self, op)(path, *args)
+            return result
+        except OSError as exc:
+            result = str(exc)
+            raise
+        finally:
+            self.log.debug("<- %s %s", op, repr(result))
+
+
+__all__ = [
+    "ENOTSUP",
+    "FUSE",
+    "FuseOSError",
+    "LoggingMixIn",
+    "Operations",
+    "c_dev_t",
+    "c_fsblkcnt_t",
+    "c_fsfilcnt_t",
+    "c_gid_t",
+    "c_mode_t",
+    "c_off_t",
+    "c_pid_t",
+    "c_stat",
+    "c_statvfs",
+    "c_timespec",
+    "c_uid_t",
+    "c_utimbuf",
+    "fuse_context",
+    "fuse_exit",
+    "fuse_file_info",
+    "fuse_get_context",
+    "log",
+    "set_st_attrs",
+    "time_of_timespec",
+]
