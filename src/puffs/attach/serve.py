@@ -191,12 +191,23 @@ def session(
     does; `TypeError` for `async def` operations without `start_soon`, and for a `mount`, or a
     `getattr` of the root, that waits: both are called here, before the loop can serve anything.
     """
-    request = _Request(fs, mountpoint, options, lambda _: None, None)
-    server, args = request.built()
+    server = made(fs)
     if server.asynchronous and start_soon is None:
         raise TypeError("a session with async def operations needs start_soon")
-    session, connection = request.connect(Mount(server, args, finish=at_once))
+    session, connection = connected(server, mountpoint, options)
     return DrivenSession(session, start_soon, connection.ended)
+
+
+def connected(
+    fs: Server, mountpoint: Where, options: Options = (), *, on_table: OnTable | None = None
+) -> tuple[Session, Connection]:
+    """Mount `fs`; that the session is served, and the connection `ended`, is up to the caller.
+
+    Whoever uses the mount waits until it is served. Raises as `session` does.
+    """
+    request = _Request(fs, mountpoint, options, lambda _: None, on_table)
+    server, args = request.built()
+    return request.connect(Mount(server, args, finish=at_once))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from puffs.kernel.flush import HostCache
 from puffs.server.operations import Operations
+from puffs.server.types import Cookie, Entry
 
 T = TypeVar("T")
 
@@ -132,6 +133,55 @@ class Servable(Protocol):
     def operations(self) -> Operations:
         """The operations that it implements, bound, by name."""
         ...
+
+
+class Listing(Protocol):
+    """What one answer to a host that lists a directory is made of, as far as it has room."""
+
+    def add(self, name: bytes, entry: Entry, next: int) -> bool:
+        """Add a name with its node and attributes; `next` is the position behind it.
+
+        True: the host will be told, and this counts as a lookup of the node, unless the name is "."
+        or "..". False: there is no room for it, and nothing has happened.
+        """
+        ...
+
+
+class Counting(Protocol):
+    """A file server that counts for itself how often hosts were told of its nodes.
+
+    Others have `reclaim` for the end of that. This kind is told of each step: a host has counted
+    one for every successful reply with a node (`lookup`, `create`, `mknod`, `mkdir`, `symlink`,
+    `link`, `vget`, every entry that `Listing.add` has taken), and what it then forgets comes back
+    by `forgotten`, so often in all. It may use a cookie again for a new file while hosts still know
+    the old one.
+    """
+
+    def forgotten(self, node: Cookie, lookups: int) -> None:
+        """A host has forgotten so many of the times that it was told of `node`."""
+        ...
+
+
+class Filling(Protocol):
+    """A file server that fills listings itself, with nodes, where hosts take these too."""
+
+    def fill(self, dir: Cookie, offset: int, file: Any, listing: Listing) -> Any:
+        """Add the entries of `dir` from the position `offset` on, until there is no room.
+
+        In place of `readdir`, and may be a coroutine as that. The entries "." and ".." are up to
+        it. A host is then told of nodes in every listing, and not only where that seems useful.
+        """
+        ...
+
+
+def counting(server: Servable) -> Counting | None:
+    """The file server, if it counts for itself."""
+    return cast(Counting, server) if hasattr(server, "forgotten") else None
+
+
+def filling(server: Servable) -> Filling | None:
+    """The file server, if it fills listings itself."""
+    return cast(Filling, server) if hasattr(server, "fill") else None
 
 
 def made(fs: Servable | Callable[[], Servable]) -> Servable:

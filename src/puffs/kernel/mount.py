@@ -24,6 +24,7 @@ from puffs.kernel import police
 from puffs.kernel.args import KernelFlag, MountArgs
 from puffs.kernel.attachment import Attachment as Attachment
 from puffs.kernel.attachment import Servable as Servable
+from puffs.kernel.attachment import counting, filling
 from puffs.kernel.attachment import made as made
 from puffs.kernel.attachment import name_of as name_of
 from puffs.kernel.cached import CachedPages
@@ -115,11 +116,16 @@ class Mount(Messages, Flushing):
             raise TypeError(
                 f"{type(server).__name__} says posix_acl, but has no getxattr and setxattr for them"
             )
+        self.counting = counting(server)
+        """The file server again, if it counts lookups for itself."""
+        self.filling = filling(server)
+        """The same if it fills listings itself."""
         self.vnodes = VnodeTable(
             generation=secrets.randbits(32),
             fileid=self.ops.get("fileid"),
             inactive=self._faf("inactive"),
             reclaim=self._faf("reclaim"),
+            forgotten=None if self.counting is None else self.counting.forgotten,
         )
         self.fstrans = Fstrans()
         self.pages = PageCache(

@@ -108,7 +108,8 @@ class VnodeTable:
     `fileid` is the file server's operation of that name, or None; `generation` is the one of nodes
     without it: another for each mount, so that a handle of one mount opens nothing in the next.
     `inactive` and `reclaim` are called, with a cookie and outside of the lock, when a vnode is
-    closed for the last time and when it goes.
+    closed for the last time and when it goes. `forgotten` is called likewise, with a cookie and how
+    often a host has forgotten what it was told of it (`Counting`).
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class VnodeTable:
         fileid: Callable[[Cookie], tuple[int, int]] | None = None,
         inactive: Callable[[Cookie], None] | None = None,
         reclaim: Callable[[Cookie], None] | None = None,
+        forgotten: Callable[[Cookie, int], None] | None = None,
     ) -> None:
         self.by_nodeid = NodeIds()
         self.shared = False
@@ -132,6 +134,7 @@ class VnodeTable:
         self._fileid = fileid
         self._inactive = inactive
         self._reclaim = reclaim
+        self._forgotten = forgotten
         self._own_ids = count(OWN_IDS if fileid else ROOT_ID + 1)
         self._ended = False
         self._opened = 0
@@ -166,8 +169,9 @@ class VnodeTable:
         `parent` and `name` say where it was found, if it was by name.
 
         With `new` the cookie belongs to a file that was just made: one that is in use already is a
-        fault of the file server (statement N4; 2.7, MAKENODE), unless the mount is `shared`. With
-        `held` it is this process that knows it, and gives it back by `release`.
+        fault of the file server (statement N4; 2.7, MAKENODE), unless the mount is `shared`, or it
+        counts for itself: then it knows that it has taken a number again before the host has
+        forgotten it. With `held` it is this process that knows it, and gives it back by `release`.
 
         Raises `OSError`: ENXIO for another vnode once the mount has ended: nobody would reclaim it
         (N15).
@@ -187,10 +191,12 @@ class VnodeTable:
                     vnode.generation = self._generation
                     vnode.nodeid = next(self._own_ids)
                 self._by_cookie[cookie] = self.by_nodeid[vnode.nodeid] = vnode
-            elif new and not self.shared:
-                raise ProtocolFault(
-                    "MAKENODE", f"the cookie {cookie!r} of a new file is in use", EEXIST, cookie
-                )
+            elif new:
+                if not self.shared and self._forgotten is None:
+                    raise ProtocolFault(
+                        "MAKENODE", f"the cookie {cookie!r} of a new file is in use", EEXIST, cookie
+                    )
+                vnode.type = 0  # it may be another one now
             vnode.lookups += 1
             if held:
                 vnode.holds += 1
@@ -225,8 +231,11 @@ class VnodeTable:
             vnode = self.by_nodeid.get(nodeid)
             if vnode is None or nodeid == ROOT_ID:
                 return
-            vnode.lookups = max(0, vnode.lookups - lookups)
+            lookups = min(lookups, vnode.lookups)
+            vnode.lookups -= lookups
             gone = self._drop_if_unused(vnode)
+        if self._forgotten is not None:
+            self._forgotten(vnode.cookie, lookups)
         if gone and self._reclaim is not None:
             self._reclaim(vnode.cookie)
 

@@ -11,53 +11,17 @@ import errno
 import os
 import threading
 from asyncio.tasks import _enter_task, _leave_task
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import cache
-from types import CoroutineType, GeneratorType, coroutine
-from typing import Any, ClassVar, TypeAlias, TypeVar, cast
+from types import CoroutineType
+from typing import Any, ClassVar, TypeVar
 
 from puffs.server.cred import Requester, requester
+from puffs.server.driver import Driver, new_driver, rest_of
 from puffs.server.stepping import WAITING, Done
 
 T = TypeVar("T")
-_Driver: TypeAlias = "GeneratorType[Any, Any, Any]"
-
-
-def _drive() -> Generator[Any, Any, Any]:
-    """Runs one coroutine after the other: is sent each, and yields what it returned.
-
-    While one of them waits, what it waits for is yielded, and `gi_yieldfrom` is not None. This
-    costs half of what calling `send` and catching `StopIteration` does. No result is kept here: it
-    may be a view that locks what it shows.
-    """
-    coroutine = yield None
-    while True:
-        coroutine = yield (yield from coroutine)
-
-
-def _rest(driver: _Driver, waiting: Any, error: BaseException | None) -> Generator[Any, Any, Any]:
-    """Runs the coroutine in `driver`, which waits for `waiting`, to its end.
-
-    `error` is raised in it first, if there is one.
-    """
-    while driver.gi_yieldfrom is not None:
-        value = None
-        if error is None:
-            try:
-                value = yield waiting
-            except BaseException as exc:
-                error = exc
-        if error is None:
-            waiting = driver.send(value)
-        else:
-            thrown, error = error, None
-            waiting = driver.throw(thrown)
-    return waiting
-
-
-_new_driver = cast("Callable[[], _Driver]", coroutine(_drive))
-_rest_of = cast("Callable[[_Driver, Any, BaseException | None], Awaitable[Any]]", coroutine(_rest))
 
 
 class _Worker:
@@ -69,7 +33,7 @@ class _Worker:
         self.context = context
         self.wake = wake
         self.task: asyncio.Task[None]
-        self.driver: _Driver
+        self.driver: Driver
         self.send: Callable[[Any], Any]
         self.adopted: tuple[Any, Requester, Done] | None = None
         """What the coroutine in the driver waits for, for whom, and who is told of its end."""
@@ -81,9 +45,8 @@ class _Worker:
 
     def drive(self) -> None:
         """Take a new driver: an operation that raises ends the one that ran it."""
-        self.driver = _new_driver()
+        self.driver = new_driver()
         self.send = self.driver.send
-        self.send(None)
 
     def cancel(self) -> None:
         """Cancel what was adopted."""
@@ -94,16 +57,22 @@ class _Worker:
 class AsyncioStepper:
     """Steps coroutines in `loop`, which runs on this thread.
 
-    `finished` is called each time that an operation has finished after waiting.
+    `finished` is called each time that an operation has finished after waiting. Unless
+    `interrupts`, `cancel` does nothing.
     """
 
     kind: ClassVar[type] = CoroutineType
     copies: ClassVar[bool] = False
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, finished: Callable[[], None] = lambda: None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        finished: Callable[[], None] = lambda: None,
+        *,
+        interrupts: bool = True,
     ) -> None:
         self._loop = loop
+        self._interrupts = interrupts
         self._finished = finished
         self._idle: list[_Worker] = []
         self._busy: dict[Requester, _Worker] = {}
@@ -168,7 +137,7 @@ class AsyncioStepper:
     def cancel(self, who: Requester) -> None:
         """Cancel the operation that was stepped for `who`, if it is still under way."""
         worker = self._busy.get(who)
-        if worker is not None:
+        if worker is not None and self._interrupts:
             worker.cancel()
 
     async def drain(self, seconds: float) -> None:
@@ -228,7 +197,7 @@ class AsyncioStepper:
         worker.wake = self._loop.create_future()
         result, failure = None, None
         try:
-            result = await _rest_of(worker.driver, waiting, error)
+            result = await rest_of(worker.driver, waiting, error)
         except BaseException as exc:
             failure = exc
             worker.drive()

@@ -251,6 +251,16 @@ class Attr:
         return f"Attr({kind} size={self.size} nlink={self.nlink} {owner} ino={self.ino})"
 
 
+class TimedAttr(Attr):
+    """Attributes with a lifetime of their own: a host may trust them for `ttl` seconds, whatever
+    the file server's `attr_ttl` says. For `getattr` and `setattr`; an `Entry` has its own.
+    """
+
+    __slots__ = ("ttl",)
+
+    ttl: float
+
+
 def as_attr(reply: object) -> Attr:
     """What a file server returned for attributes, as an `Attr`.
 

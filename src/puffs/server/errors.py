@@ -4,6 +4,7 @@ decided.
 
 import errno
 import logging
+import os
 from typing import Final
 
 logger = logging.getLogger("puffs")
@@ -34,6 +35,16 @@ class ProtocolFault(OSError):
         self.text = text
         self.hint = hint
         self.node = node
+
+
+class Absent(FileNotFoundError):
+    """What `lookup` may raise for a name that is not there: a host may trust that for `ttl`
+    seconds, whatever the file server's `negative_ttl` says.
+    """
+
+    def __init__(self, ttl: float) -> None:
+        super().__init__(errno.ENOENT, os.strerror(errno.ENOENT))
+        self.ttl = ttl
 
 
 _MEANT: Final[dict[type[BaseException], int]] = {

@@ -31,21 +31,32 @@ GRACE_SECONDS = 5.0
 
 async def serve(session: Session) -> None:
     """Serve `session` in the running loop until it is unmounted; then give everything back."""
-    await _Server(session).serve()
+    server = LoopServer(session)
+    try:
+        await server.run()
+    finally:
+        await server.close()
+        await server.finish()
 
 
-class _Server:
-    """What serves one session in the running loop."""
+class LoopServer:
+    """What serves one session in the running loop.
 
-    def __init__(self, session: Session) -> None:
+    Unless `interrupts`, no signal of a caller cancels an operation.
+    """
+
+    def __init__(self, session: Session, *, interrupts: bool = True) -> None:
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        self._stepper = AsyncioStepper(self._loop, finished=self._resume)
+        self._stepper = AsyncioStepper(self._loop, finished=self._resume, interrupts=interrupts)
         self._paused = False
+        self.unmounted = False
+        """Whether the mount has gone."""
         self._reader: Reader
 
-    async def serve(self) -> None:
+    async def run(self) -> None:
+        """Serve until the mount is gone, or `end`."""
         session, mount = self._session, self._session.mount
         mount.finish = partial(aside, self._stepper)
         mounted: asyncio.Task[None] | None = None
@@ -58,6 +69,8 @@ class _Server:
                 mounted = asyncio.create_task(mount.tell_and_wait("mounted", mount))
                 session.ready()
                 await self._ended
+            else:
+                self.unmounted = True
         finally:
             if mounted is not None:
                 mounted.cancel()
@@ -65,13 +78,24 @@ class _Server:
             if isinstance(self._loop, ServingLoop):
                 self._loop.serve_inline(None)
             await self._stepper.drain(GRACE_SECONDS)
-            await self._outside(session.close)
-            await self._stepper.drain(GRACE_SECONDS)
-            for name, args in mount.last_words(session):
-                await mount.tell_and_wait(name, *args)
-            self._stepper.close()
-            mount.finish = finish
-            mount.gone()
+
+    async def close(self) -> None:
+        """Close the session: the file server is told of files that are still open."""
+        await self._outside(self._session.close)
+        await self._stepper.drain(GRACE_SECONDS)
+
+    async def finish(self) -> None:
+        """Give everything else back."""
+        session, mount = self._session, self._session.mount
+        for name, args in mount.last_words(session):
+            await mount.tell_and_wait(name, *args)
+        self.dismiss()
+        mount.finish = finish
+        mount.gone()
+
+    def dismiss(self) -> None:
+        """Dismiss the tasks that operations run in. Nothing may be under way."""
+        self._stepper.close()
 
     async def _outside(self, function: Callable[[], None]) -> None:
         """Call what steps operations, which cannot be done inside a task."""
@@ -104,8 +128,8 @@ class _Server:
                 return
             read = self._serve(Reader.serve_one)
             if read is Read.ENDED:
-                self._end()
-            if read is not Read.SERVED:
+                self._gone()
+            if read is not Read.SERVED or self._ended.done():
                 return
 
     def _resume(self) -> None:
@@ -122,7 +146,7 @@ class _Server:
         os.set_blocking(fd, True)
         try:
             if self._serve(lambda reader: reader.serve_until(busy)) is Read.ENDED:
-                self._end()
+                self._gone()
         finally:
             if not self._ended.done():
                 os.set_blocking(fd, False)
@@ -136,7 +160,12 @@ class _Server:
         finally:
             requester.reset(token)
 
-    def _end(self) -> None:
+    def _gone(self) -> None:
+        self.unmounted = True
+        self.end()
+
+    def end(self) -> None:
+        """Serve no more. On the thread of the loop."""
         if not self._ended.done():
             self._loop.remove_reader(self._session.fileno())
             self._ended.set_result(None)

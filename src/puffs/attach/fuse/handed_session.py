@@ -149,7 +149,7 @@ class HandedSession(Session):
         self._ending = True
         self.wake()
 
-    def close(self) -> None:
+    def close(self, *, leave: bool = False) -> None:
         """Close the connection, and take back what the kernel had open."""
         super().close()
         self._arrivals.events.close()

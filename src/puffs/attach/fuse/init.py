@@ -191,6 +191,8 @@ def negotiate(body: memoryview, mount: Mount, terms: Terms) -> Negotiated:
             if term in _NEEDED and not offered & flag:
                 raise OSError(errno.EOPNOTSUPP, _NEEDED[term])
             wanted |= flag
+    if mount.filling is not None:  # it tells of nodes in every listing
+        wanted &= ~FUSE_READDIRPLUS_AUTO
     for term, flag in _UNLESS_TERM.items():
         if not getattr(terms, term):
             wanted &= ~flag

@@ -24,6 +24,7 @@ from puffs.attach.fuse.init import Negotiated
 from puffs.attach.fuse.replies import Replies
 from puffs.attach.fuse.writers import Writers
 from puffs.kernel.mount import Mount
+from puffs.server.errors import Absent
 from puffs.server.stepping import Stepper
 
 AGAIN = frozenset((errno.EINTR, errno.ENOENT))
@@ -124,7 +125,7 @@ class Reader:
         self.held: dict[int, bytes] = {}
         """Requests that are held back, by their unique ids."""
         self._handlers: list[Handler] = []
-        self._negative = mount.names_last and mount.server.negative_ttl > 0
+        self._names_last = mount.names_last
         self._flow: Flow = DirectFlow()
         if stepper is not None:
             from puffs.attach.fuse.stepped_flow import SteppedFlow
@@ -319,10 +320,12 @@ class Reader:
         if code == errno.ENOSYS and not isinstance(exc, Refusal):
             # To the kernel it would mean: never ask again, for any file. The operation is there.
             code = errno.EOPNOTSUPP
-        if code == errno.ENOENT and opcode == Opcode.LOOKUP and self._negative:
-            self._replies.absent(unique)
-        else:
-            self.channel.send_error(unique, code)
+        if code == errno.ENOENT and opcode == Opcode.LOOKUP and self._names_last:
+            ttl = exc.ttl if isinstance(exc, Absent) else self.mount.server.negative_ttl
+            if ttl > 0:
+                self._replies.absent(unique, ttl)
+                return
+        self.channel.send_error(unique, code)
 
     def _fail_later(self, request: Request, exc: BaseException) -> None:
         self._fail(request.header, exc)

@@ -5,6 +5,7 @@ what that returned goes to one of the functions here, which polices it (through 
 encodes it and sends it. See `flow` for how the halves are joined.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
@@ -22,6 +23,7 @@ from puffs.attach.fuse.abi import (
     OPEN_OUT,
     OUT_HEADER,
     WRITE_OUT,
+    direntplus_size,
     pack_dirent,
 )
 from puffs.attach.fuse.channel import Channel
@@ -30,8 +32,8 @@ from puffs.attach.fuse.flow import Flow, Steps
 from puffs.kernel import police
 from puffs.kernel.args import KernelFlag
 from puffs.kernel.mount import Mount
-from puffs.kernel.vnode import NOWHERE, Vnode
-from puffs.server.attr import TYPE_BYTE, WIRE_SIZE, Attr
+from puffs.kernel.vnode import NOWHERE, Vnode, VnodeTable
+from puffs.server.attr import TYPE_BYTE, WIRE_SIZE, Attr, TimedAttr
 from puffs.server.cred import Cred
 from puffs.server.errors import ProtocolFault
 from puffs.server.types import Cookie, DirEntry, Entry, Open
@@ -52,11 +54,16 @@ UNKNOWN_INO: Final = 0xFFFFFFFF
 0.
 """
 
+_DOTS: Final = frozenset((b".", b".."))
+
 _NO_ENTRY: Final = bytes(ENTRY_SIZE)
 """In a readdirplus: only the name is told, no node."""
 
 _TTL_MAX: Final = 1 << 31
 """68 years: beyond it the kernel's own clock arithmetic ends."""
+
+_LIFETIMES_KEPT: Final = 64
+"""Pairs of lifetimes of entries that are not worked out again. File servers have few."""
 
 _Adopt = Callable[[Cookie], Vnode]
 
@@ -143,6 +150,7 @@ class Replies:
         self._tracked = mount.tracks_opens
         asked = mount.args.flags
         self._names_last = mount.names_last
+        self._known_lifetimes: dict[tuple[float | None, float | None], Lifetimes] = {}
         self.open_flags = uncached_open_flags if asked & KernelFlag.NOCACHE_PAGE else open_flags
         self.lifetimes = self._lifetimes(server.name_ttl, server.attr_ttl)
         self._build_plain()
@@ -154,19 +162,25 @@ class Replies:
         """What holds for one entry: its own lifetimes, or those of the file server's class."""
         if entry is None or (entry.name_ttl is None and entry.attr_ttl is None):
             return self.lifetimes
-        server = self._mount.server
-        return self._lifetimes(
-            server.name_ttl if entry.name_ttl is None else entry.name_ttl,
-            server.attr_ttl if entry.attr_ttl is None else entry.attr_ttl,
-        )
+        key = entry.name_ttl, entry.attr_ttl
+        known = self._known_lifetimes.get(key)
+        if known is None:
+            server = self._mount.server
+            known = self._lifetimes(
+                server.name_ttl if entry.name_ttl is None else entry.name_ttl,
+                server.attr_ttl if entry.attr_ttl is None else entry.attr_ttl,
+            )
+            if len(self._known_lifetimes) < _LIFETIMES_KEPT:
+                self._known_lifetimes[key] = known
+        return known
 
     def _lifetimes(self, name_ttl: float, attr_ttl: float) -> Lifetimes:
         lifetimes = Lifetimes.of(name_ttl, attr_ttl)
         return lifetimes if self._names_last else lifetimes._replace(name=0, name_nsec=0)
 
-    def absent(self, unique: int) -> None:
-        """A negative entry: the kernel remembers for a while that the name is not there."""
-        seconds, nanoseconds = lifetime(self._mount.server.negative_ttl)
+    def absent(self, unique: int, ttl: float) -> None:
+        """A negative entry: the kernel remembers for `ttl` seconds that the name is not there."""
+        seconds, nanoseconds = lifetime(ttl)
         entry = _ENTRY.pack(0, 0, seconds, 0, nanoseconds, 0, 0)
         self._channel.send(unique, entry, bytes(WIRE_SIZE))
 
@@ -247,6 +261,10 @@ class Replies:
             ino, kind = entry.ino or vnode.ino, attr.mode >> 12
         return entry_out, pack_dirent(ino, position, name, kind)
 
+    def answer(self, parent: Vnode, room: int) -> "Answer":
+        """An empty answer to READDIRPLUS of a directory, with room for so many bytes."""
+        return Answer(self, self._mount.vnodes, parent, room)
+
     def _build_plain(self) -> None:
         channel, then = self._channel, self._flow.then
         fd, write, writev, refused = channel.fd, channel.write, channel.writev, channel.refused
@@ -293,9 +311,21 @@ class Replies:
 
         def attr(reply: Any, unique: int, vnode: Vnode) -> None:
             if type(reply) is not Attr or reply.wire[TYPE_BYTE] >> 4 not in types:
+                if type(reply) is TimedAttr:
+                    timed(reply, unique, vnode)
+                    return
                 reply = police.attributes(reply, vnode.cookie, "getattr")
             ino = reply.ino or vnode.ino
-            message = pack(size, 0, unique, seconds, nanoseconds, 0, ino) + reply.wire
+            send(pack(size, 0, unique, seconds, nanoseconds, 0, ino) + reply.wire, unique)
+
+        def timed(reply: TimedAttr, unique: int, vnode: Vnode) -> None:
+            """The same for attributes with a lifetime of their own."""
+            police.attributes(reply, vnode.cookie, "getattr")
+            whole, part = lifetime(reply.ttl)
+            ino = reply.ino or vnode.ino
+            send(pack(size, 0, unique, whole, part, 0, ino) + reply.wire, unique)
+
+        def send(message: bytes, unique: int) -> None:
             try:
                 write(fd, message)
             except OSError as exc:
@@ -431,6 +461,48 @@ class Replies:
                     files.take_back(fh)
 
         self.opened = self._flow.then(opened)
+
+
+class Answer:
+    """What READDIRPLUS is answered with, `parts`, where the file server fills it (`Listing`)."""
+
+    __slots__ = ("_parent", "_replies", "_room", "_told_of", "_vnodes", "parts")
+
+    def __init__(self, replies: Replies, vnodes: VnodeTable, parent: Vnode, room: int) -> None:
+        self.parts: list[bytes] = []
+        self._replies = replies
+        self._vnodes = vnodes
+        self._parent = parent
+        self._room = room
+        self._told_of: list[Vnode] = []
+
+    def add(self, name: bytes, entry: Entry, next: int) -> bool:
+        """Add an entry, if there is room for it: see `Listing`."""
+        room = self._room - direntplus_size(len(name))
+        if room < 0:
+            return False
+        attr = entry.attr
+        if attr is None:
+            raise TypeError(f"the entry of {name!r} has no attributes")
+        kind = attr.mode >> 12
+        if name in _DOTS:
+            head, ino = _NO_ENTRY, attr.ino
+        else:
+            police.attributes(attr, entry.node, "readdir")
+            text = os.fsdecode(name)
+            police.filename(text, "readdir", self._parent.cookie)
+            vnode = self._vnodes.adopt(entry.node, self._parent, text)
+            self._told_of.append(vnode)
+            head, ino = pack_entry(vnode, attr, self._replies.lifetimes_of(entry)), attr.ino
+        self.parts += head, pack_dirent(ino or UNKNOWN_INO, next, name, kind)
+        self._room = room
+        return True
+
+    def take_back(self) -> None:
+        """Nobody was told: what was counted is forgotten."""
+        for vnode in self._told_of:
+            self._vnodes.forget(vnode.nodeid, 1)
+        self._told_of.clear()
 
 
 def pack_entry(vnode: Vnode, attr: Attr, lifetimes: Lifetimes) -> bytes:

@@ -257,15 +257,19 @@ class Session:
         self.close()
         self.mount.detached(self)
 
-    def close(self) -> None:
-        """Close the connection, and take back what the kernel had open."""
+    def close(self, *, leave: bool = False) -> None:
+        """Close the connection, and take back what the kernel had open.
+
+        No dead mount is left behind, unless with `leave`.
+        """
         with self._lock:
             self.ended.set()
         self._end_notifications()
         if self._files.backing is not None:
             self._files.backing.end()
         os.close(self._fd)
-        self._clear_away()
+        if not leave:
+            self._clear_away()
         while self._calls:
             try:
                 self._run_calls()

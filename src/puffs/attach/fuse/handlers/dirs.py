@@ -15,10 +15,11 @@ from puffs.attach.fuse.abi import (
 )
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.files import unwrap
-from puffs.attach.fuse.flow import Steps
+from puffs.attach.fuse.flow import InSteps, Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
 from puffs.attach.fuse.replies import UNKNOWN_INO, open_flags
 from puffs.kernel import police
+from puffs.kernel.attachment import Filling
 from puffs.kernel.directory import OpenDirectory
 from puffs.kernel.vnode import Vnode
 from puffs.server.stepping import listed
@@ -116,8 +117,29 @@ def _reads(serving: Serving) -> Handlers:
                     vnodes.forget(vnode.nodeid, 1)
 
     assert ENTRY_OUT.size + DIRENT.size == direntplus_size(0)
-    steps = serving.flow.steps
-    return {Opcode.READDIR: steps(readdir), Opcode.READDIRPLUS: steps(readdirplus)}
+    steps, filling = serving.flow.steps, serving.mount.filling
+    plus = readdirplus if filling is None else _filled(serving, filling)
+    return {Opcode.READDIR: steps(readdir), Opcode.READDIRPLUS: steps(plus)}
+
+
+def _filled(serving: Serving, filling: Filling) -> InSteps:
+    """READDIRPLUS for a file server that fills the answers itself."""
+    channel, files, vnodes = serving.channel, serving.files, serving.mount.vnodes
+    buffer, nodes, fill = channel.buffer, vnodes.by_nodeid, filling.fill
+
+    def readdirplus(unique: int, nodeid: int, _length: int) -> Steps:
+        fh, offset, room, *_ = READ_IN.struct.unpack_from(buffer, BODY)
+        directory = files.directory[fh]
+        answer = serving.reply.answer(nodes[nodeid], room)
+        delivered = False
+        try:
+            yield fill(directory.cookie, offset, directory.file, answer)
+            delivered = channel.send(unique, *answer.parts)
+        finally:
+            if not delivered:
+                answer.take_back()
+
+    return readdirplus
 
 
 def _fetched(directory: OpenDirectory, offset: int) -> Steps:

@@ -94,7 +94,7 @@ def _by_handle(serving: Serving) -> Callable[[int, int, str], None]:
 
     def itself(unique: int, nodeid: int) -> None:
         vnode = nodes.get(nodeid)
-        if vnode is not None:
+        if vnode is not None and not (mount.exports and mount.counting):
             reply.itself(fs_getattr(vnode.cookie, None), unique, vnode)
         elif mount.exports and nodeid < OWN_IDS:
             reply.regained(fs_vget(nodeid), unique, nodeid)

@@ -1,0 +1,240 @@
+"""Serving a session in a trio event loop, for file servers with `async def` operations.
+
+A task for each operation would cost more than most operations do. So there are a few tasks that
+take turns. Whose turn it is reads requests, and steps each operation by hand, inside its own step;
+one that does not wait has ended by then. One that waits stays with this task, which yields to trio
+what the operation yields: to trio, and to the operation, it is as if the task had awaited it from
+the beginning, so that cancel scopes, nurseries and `current_task` are what they should be. The turn
+goes to another task.
+
+Nor does a request cost a turn of the loop, while nothing else is under way: the task waits for the
+next one in poll(2), for `PATIENCE_MS`. Other tasks of the program get the loop after `SLICE`, and
+at once where an operation waits, whose end may come through the loop.
+"""
+
+import errno
+import os
+import select
+from collections.abc import Callable, Coroutine
+from functools import partial
+from time import monotonic
+from types import CoroutineType
+from typing import Any, ClassVar, Final
+
+import trio
+
+from puffs.attach.fuse.reader import Read, Reader, Stop
+from puffs.attach.fuse.session import Session
+from puffs.server.cred import Requester, requester
+from puffs.server.driver import Driver, new_driver, rest_of
+from puffs.server.stepping import WAITING, Done, aside
+
+PATIENCE_MS: Final = 1
+"""How long the loop stands still after a request for the sake of a next one, in milliseconds."""
+SLICE: Final = 0.001
+"""Seconds of serving after which the loop gets a turn, however many requests there are."""
+
+MIN_TASKS: Final = 1
+MAX_TASKS: Final = 99
+"""Operations under way at once; with more, no further request is read."""
+
+
+class TrioStepper:
+    """Steps coroutines inside the task that is running; one at a time may wait there.
+
+    What else waits, of the same request, gets a task of its own from its beginning: a task can
+    yield for one of them only.
+    """
+
+    kind: ClassVar[type] = CoroutineType
+    copies: ClassVar[bool] = False
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._driver = new_driver()
+        self._stepped: tuple[Driver, Any] | None = None
+        self._unstepped: Coroutine[Any, Any, Any] | None = None
+        self._here: tuple[Driver, Any, Requester, Done] | None = None
+        self.under_way = 0
+        """How many operations wait."""
+
+    def move(self, nursery: trio.Nursery) -> None:
+        """Have further tasks started there."""
+        self._nursery = nursery
+
+    @property
+    def waits_here(self) -> bool:
+        """Whether an operation waits that the running task has stepped: call `see_through` next."""
+        return self._here is not None
+
+    def step(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Step a coroutine up to its end, or to where it first waits. See `Stepper`."""
+        if self._here is not None:
+            self._unstepped = coroutine
+            return WAITING
+        driver = self._driver
+        try:
+            result = driver.send(coroutine)
+        except BaseException:
+            self._driver = new_driver()
+            raise
+        if driver.gi_yieldfrom is None:
+            return result
+        self._stepped, self._driver = (driver, result), new_driver()
+        return WAITING
+
+    def adopt(self, who: Requester, done: Done) -> None:
+        """Have what has just been stepped go on. See `Stepper`."""
+        self.under_way += 1
+        if self._unstepped is not None:
+            coroutine, self._unstepped = self._unstepped, None
+            self._nursery.start_soon(self._run, coroutine, who, done, name="puffs operation")
+        else:
+            assert self._stepped is not None
+            self._here, self._stepped = (*self._stepped, who, done), None
+
+    def cancel(self, who: Requester) -> None:
+        """Operations are not cancelled: they have no cancel scope, which would have to be entered
+        for each.
+        """
+
+    async def see_through(self) -> None:
+        """Finish what waits here, and what follows from it."""
+        while self._here is not None:
+            (driver, waiting, who, done), self._here = self._here, None
+            requester.set(who)
+            try:
+                result = await rest_of(driver, waiting, None)
+            except BaseException as exc:
+                self._failed(exc, done)
+            else:
+                self._finished(result, done)
+
+    async def _run(self, coroutine: Coroutine[Any, Any, Any], who: Requester, done: Done) -> None:
+        """The life of a task for one operation."""
+        requester.set(who)
+        try:
+            result = await coroutine
+        except BaseException as exc:
+            self._failed(exc, done)
+        else:
+            self._finished(result, done)
+        await self.see_through()
+
+    def _finished(self, result: Any, done: Done) -> None:
+        self.under_way -= 1
+        done(result, None)
+
+    def _failed(self, exc: BaseException, done: Done) -> None:
+        """Tell what an operation raised. What is none of its affair goes on from here."""
+        self.under_way -= 1
+        if isinstance(exc, Exception):
+            done(None, exc)
+        else:  # cancelled, or the program is to end
+            done(None, InterruptedError(errno.EINTR, os.strerror(errno.EINTR)))
+            raise exc
+
+
+class TrioServer:
+    """Serves `session` in the running loop.
+
+    `check` is called after each request and may raise, which ends serving; so does `end`.
+    """
+
+    def __init__(self, session: Session, check: Callable[[], None] = lambda: None) -> None:
+        self._session = session
+        self._check = check
+        self._turn = trio.Lock()
+        self._tasks = 0
+        self._ended = self._gone = False
+        self._poller = select.poll()
+        self._nursery: trio.Nursery
+        self._stepper: TrioStepper
+        self._reader: Reader
+
+    async def serve(self, min_tasks: int = MIN_TASKS, max_tasks: int = MAX_TASKS) -> None:
+        """Serve until the mount has ended, or `end`; what is under way then is finished.
+
+        `min_tasks` tasks stay to read when they have nothing else to do, of `max_tasks` at most.
+        """
+        session, mount = self._session, self._session.mount
+        async with trio.open_nursery() as nursery:
+            self._nursery, self._stepper = nursery, TrioStepper(nursery)
+            session.serving_here()
+            mount.finish = partial(aside, self._stepper)
+            self._reader = session.reader(stepper=self._stepper)
+            os.set_blocking(session.fileno(), False)
+            self._poller.register(session.fileno(), select.POLLIN)
+            session.ready()
+            self._hire(min_tasks, max_tasks)
+
+    async def close(self) -> None:
+        """Close the session: the file server is told of files that are still open.
+
+        After `serve`, and where operations may still wait.
+        """
+        async with trio.open_nursery() as nursery:
+            self._stepper.move(nursery)
+            self._session.close()
+            await self._stepper.see_through()
+
+    @property
+    def unmounted(self) -> bool:
+        """Whether the mount has gone."""
+        return self._gone
+
+    def end(self) -> None:
+        """Serve no more. On the thread of the loop."""
+        if not self._ended:
+            self._ended = True
+            trio.lowlevel.notify_closing(self._session.fileno())
+
+    def _hire(self, min_tasks: int, max_tasks: int) -> None:
+        self._tasks += 1
+        self._nursery.start_soon(self._work, min_tasks, max_tasks, name="puffs")
+
+    async def _work(self, min_tasks: int, max_tasks: int) -> None:
+        """The life of a task: it reads when it is its turn, and sees through what waits in it."""
+        turn, stepper = self._turn, self._stepper
+        while True:
+            requester.set(self._reader.channel)
+            await turn.acquire()
+            try:
+                await self._read()
+            finally:
+                turn.release()
+            # Nothing may be awaited before what waits here: this task is about to yield for it.
+            if not stepper.waits_here:
+                break
+            if not turn.statistics().tasks_waiting and self._tasks < max_tasks:
+                self._hire(min_tasks, max_tasks)
+            await stepper.see_through()
+            self._check()
+            if turn.statistics().tasks_waiting >= min_tasks:
+                break
+        self._tasks -= 1
+
+    async def _read(self) -> None:
+        """Serve until an operation waits in this task, or there is no more to serve."""
+        reader, stepper, fd = self._reader, self._stepper, self._session.fileno()
+        poll, check = self._poller.poll, self._check
+        since = monotonic()
+        while not self._ended:
+            if not poll(0 if stepper.under_way else PATIENCE_MS):
+                try:
+                    await trio.lowlevel.wait_readable(fd)
+                except trio.ClosedResourceError:
+                    return
+                since = monotonic()
+            elif monotonic() - since > SLICE:
+                await trio.lowlevel.checkpoint()
+                since = monotonic()
+            try:
+                self._gone = reader.serve_one() is Read.ENDED
+            except Stop:
+                self._gone = True
+            if self._gone:
+                self.end()
+            check()
+            if stepper.waits_here:
+                return

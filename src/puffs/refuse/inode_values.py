@@ -1,0 +1,330 @@
+"""The values that pyfuse3 and llfuse have in common: what their handlers are given and return.
+
+Programs make these for every reply. So they are plain objects, and become what puffs sends in one
+step, when the reply is made.
+"""
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from pickle import PicklingError
+from stat import S_IFREG
+from struct import Struct
+from typing import Any, Final, NoReturn
+
+from puffs.server.attr import Changes, StatVfs, TimedAttr
+from puffs.server.cred import Cred
+from puffs.server.types import Open
+
+ENOATTR: Final = errno.ENODATA
+ROOT_INODE: Final = 1
+
+_NS: Final = 1_000_000_000
+_TIMEOUT: Final = 300.0
+_UINT32: Final = 0xFFFFFFFF
+
+_pack = Struct("=QQqqqIIIIIIIIII").pack
+_new_attr = TimedAttr.__new__
+
+
+class FUSEError(Exception):
+    """Raised by a handler: the caller's system call fails with error number `errno`."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(errno)
+        self.errno_ = errno
+
+    @property
+    def errno(self) -> int:
+        """The error number."""
+        return self.errno_
+
+    def __str__(self) -> str:
+        return os.strerror(self.errno_)
+
+
+class RequestContext:
+    """Who has made a request: `uid`, `gid` and `umask`, and as `pid` the thread that called."""
+
+    __slots__ = ("gid", "pid", "uid", "umask")
+
+    def __init__(self, uid: int = 0, gid: int = 0, pid: int = 0, umask: int = 0) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.pid = pid
+        self.umask = umask
+
+    def __getstate__(self) -> NoReturn:
+        raise PicklingError(f"{type(self).__name__} instances cannot be pickled")
+
+
+def context_of(cred: Cred) -> RequestContext:
+    """A caller, as handlers are told of him."""
+    return RequestContext(cred.uid, cred.gid, cred.tid, cred.umask)
+
+
+class _State:
+    """What can be pickled and copied by its fields."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class EntryAttributes(_State):
+    """The attributes of a file as stat(2) has them, and for how long the kernel may trust them.
+
+    `entry_timeout` is for the name, `attr_timeout` for the rest, both in seconds. `st_ino` 0 in a
+    reply to a lookup says that the name is not there.
+    """
+
+    __slots__ = (
+        "attr_timeout",
+        "entry_timeout",
+        "generation",
+        "st_atime_ns",
+        "st_birthtime_ns",
+        "st_blksize",
+        "st_blocks",
+        "st_ctime_ns",
+        "st_gid",
+        "st_ino",
+        "st_mode",
+        "st_mtime_ns",
+        "st_nlink",
+        "st_rdev",
+        "st_size",
+        "st_uid",
+    )
+
+    def __init__(self) -> None:
+        self.st_ino = 0
+        self.generation = 0
+        self.entry_timeout = _TIMEOUT
+        self.attr_timeout = _TIMEOUT
+        self.st_mode = S_IFREG
+        self.st_nlink = 1
+        self.st_uid = 0
+        self.st_gid = 0
+        self.st_rdev = 0
+        self.st_size = 0
+        self.st_blksize = 4096
+        self.st_blocks = 0
+        self.st_atime_ns = 0
+        self.st_ctime_ns = 0
+        self.st_mtime_ns = 0
+        self.st_birthtime_ns = 0
+
+
+def attributes(entry: object) -> TimedAttr:
+    """What a handler has returned, as puffs sends it.
+
+    Raises `TypeError` for anything but `EntryAttributes`.
+    """
+    if not isinstance(entry, EntryAttributes):
+        raise TypeError(f"EntryAttributes expected, not {type(entry).__name__}")
+    atime, atime_part = divmod(entry.st_atime_ns, _NS)
+    mtime, mtime_part = divmod(entry.st_mtime_ns, _NS)
+    ctime, ctime_part = divmod(entry.st_ctime_ns, _NS)
+    attr = _new_attr(TimedAttr)  # past `__init__`, which would do this a second time
+    attr.wire = bytearray(
+        _pack(
+            entry.st_size,
+            entry.st_blocks,
+            atime,
+            mtime,
+            ctime,
+            atime_part,
+            mtime_part,
+            ctime_part,
+            entry.st_mode,
+            entry.st_nlink,
+            entry.st_uid,
+            entry.st_gid,
+            entry.st_rdev & _UINT32,
+            entry.st_blksize,
+            0,
+        )
+    )
+    attr.ino = entry.st_ino
+    attr.btime_ns = None
+    attr.ttl = entry.attr_timeout
+    return attr
+
+
+class SetattrFields:
+    """Which attributes a `setattr` is to change: those whose `update_...` is true."""
+
+    __slots__ = (
+        "update_atime",
+        "update_ctime",
+        "update_gid",
+        "update_mode",
+        "update_mtime",
+        "update_size",
+        "update_uid",
+    )
+
+    def __init__(self) -> None:
+        self.update_atime = False
+        self.update_mtime = False
+        self.update_ctime = False
+        self.update_mode = False
+        self.update_uid = False
+        self.update_gid = False
+        self.update_size = False
+
+    def __getstate__(self) -> NoReturn:
+        raise PicklingError("SetattrFields instances cannot be pickled")
+
+
+_CHANGES: Final = (
+    ("mode", "st_mode", "update_mode"),
+    ("uid", "st_uid", "update_uid"),
+    ("gid", "st_gid", "update_gid"),
+    ("size", "st_size", "update_size"),
+    ("atime_ns", "st_atime_ns", "update_atime"),
+    ("mtime_ns", "st_mtime_ns", "update_mtime"),
+    ("ctime_ns", "st_ctime_ns", "update_ctime"),
+)
+"""Members of `Changes`, `EntryAttributes` and `SetattrFields` that belong together."""
+
+
+def changed(changes: Changes) -> tuple[EntryAttributes, SetattrFields]:
+    """What is to be changed, as handlers are told of it."""
+    entry, fields = EntryAttributes(), SetattrFields()
+    entry.st_mode = 0
+    for name, attribute, update in _CHANGES:
+        value = getattr(changes, name)
+        if value is not None:
+            setattr(entry, attribute, value)
+            setattr(fields, update, True)
+    return entry, fields
+
+
+class StatvfsData(_State):
+    """The size of the file system, as statvfs(3) names it."""
+
+    __slots__ = (
+        "f_bavail",
+        "f_bfree",
+        "f_blocks",
+        "f_bsize",
+        "f_favail",
+        "f_ffree",
+        "f_files",
+        "f_frsize",
+        "f_namemax",
+    )
+
+    def __init__(self) -> None:
+        self.f_bsize = 0
+        self.f_frsize = 0
+        self.f_blocks = 0
+        self.f_bfree = 0
+        self.f_bavail = 0
+        self.f_files = 0
+        self.f_ffree = 0
+        self.f_favail = 0
+        self.f_namemax = 0
+
+
+def size_of(data: object) -> StatVfs:
+    """What `statfs` has returned, as puffs has it."""
+    if not isinstance(data, StatvfsData):
+        raise TypeError(f"StatvfsData expected, not {type(data).__name__}")
+    return StatVfs(
+        **{name.removeprefix("f_"): value for name, value in data.__getstate__().items()}
+    )
+
+
+class FileInfo(_State):
+    """What `open` and `create` return: the number of the open file, and how it is to be treated."""
+
+    __slots__ = ("direct_io", "fh", "keep_cache", "nonseekable")
+
+    def __init__(
+        self,
+        fh: int = 0,
+        direct_io: bool = False,
+        keep_cache: bool = True,
+        nonseekable: bool = False,
+    ) -> None:
+        self.fh = fh
+        self.direct_io = direct_io
+        self.keep_cache = keep_cache
+        self.nonseekable = nonseekable
+
+
+def opened(info: object) -> Open:
+    """What `open` has returned, as puffs has it."""
+    if not isinstance(info, FileInfo):
+        raise TypeError(f"FileInfo expected, not {type(info).__name__}")
+    return Open(
+        info.fh,
+        direct_io=bool(info.direct_io),
+        keep_cache=bool(info.keep_cache),
+        nonseekable=bool(info.nonseekable),
+    )
+
+
+class PollHandle:
+    """Wakes who polls a file: once, when it has become ready."""
+
+    __slots__ = ("_wake",)
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def notify(self) -> None:
+        """The file may have become ready: whoever polls it looks again."""
+        self._wake()
+
+    def __getstate__(self) -> NoReturn:
+        raise PicklingError("PollHandle instances cannot be pickled")
+
+
+def get_sup_groups(pid: int) -> set[int]:
+    """The supplementary groups of a process or thread, by `/proc`."""
+    with open(f"/proc/{pid}/status") as status:
+        for line in status:
+            if line.startswith("Groups:"):
+                return {int(word) for word in line.split()[1:]}
+    raise RuntimeError(f"/proc/{pid}/status has no line for groups")
+
+
+def listdir(path: str) -> list[str]:
+    """`os.listdir`, for paths that are `str`."""
+    _check_str(path=path)
+    return os.listdir(path)
+
+
+def setxattr(path: str, name: str, value: bytes, namespace: str = "user") -> None:
+    """Set an extended attribute. `namespace` is for other systems than Linux."""
+    _check_xattr(path, name, namespace)
+    if not isinstance(value, bytes):
+        raise TypeError("*value* argument must be of type bytes")
+    os.setxattr(path, name, value)
+
+
+def getxattr(path: str, name: str, size_guess: int = 128, namespace: str = "user") -> bytes:
+    """The value of an extended attribute. `size_guess` and `namespace` make no difference here."""
+    _check_xattr(path, name, namespace)
+    return os.getxattr(path, name)
+
+
+def _check_xattr(path: str, name: str, namespace: str) -> None:
+    _check_str(path=path, name=name)
+    if namespace not in ("system", "user"):
+        raise ValueError(f'*namespace* parameter must be "system" or "user", not {namespace}')
+
+
+def _check_str(**arguments: object) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, str):
+            raise TypeError(f"*{name}* argument must be of type str")

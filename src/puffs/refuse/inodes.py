@@ -1,0 +1,519 @@
+"""The adapter below pyfuse3 and llfuse: an object with their handlers, as a puffs file server.
+
+Both libraries name files by inode number and leave it to the program to count how often the kernel
+was told of each; so the cookies here are these numbers, and the file server is a counting one
+(`puffs.kernel.attachment.Counting`). `ROWS` says which handler serves which operation, what it is
+given, and what becomes of what it returns. The handlers of pyfuse3 are `async def`, those of llfuse
+are `def` and called under a lock: a file server of either kind is made from the same rows.
+"""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from stat import S_IFDIR, S_IFMT
+from types import MethodType
+from typing import Any, Final, NoReturn
+
+from puffs.attach.fuse.dispatch import Refusal
+from puffs.kernel.attachment import Listing
+from puffs.kernel.mount import Mount
+from puffs.refuse.inode_values import (
+    ENOATTR,
+    ROOT_INODE,
+    EntryAttributes,
+    FUSEError,
+    PollHandle,
+    attributes,
+    changed,
+    context_of,
+    opened,
+    size_of,
+)
+from puffs.server.attr import Attr, Changes
+from puffs.server.cred import Cred, caller
+from puffs.server.errors import Absent
+from puffs.server.operations import Operations
+from puffs.server.types import DirEntry, Entry, Open
+
+logger = logging.getLogger("puffs")
+
+STACKTRACE: Final = "fuse_stacktrace"
+"""Setting this extended attribute of the root asks for stack traces in the log."""
+
+_NO_FH: Final = 0
+"""What handlers are given where `open` is not implemented: the kernel then sends no number."""
+
+Handler = Callable[..., Any]
+Step = tuple[str, tuple[Any, ...]]
+"""A handler by name, and what it is given."""
+
+
+# --------------------------------------------------------------------- what handlers are given
+
+
+def _in_directory(dir: int, name: str, cred: Cred) -> tuple[Any, ...]:
+    return dir, os.fsencode(name), context_of(cred)
+
+
+def _create(dir: int, name: str, attr: Attr, flags: int, cred: Cred) -> tuple[Any, ...]:
+    return dir, os.fsencode(name), attr.mode & ~cred.umask, flags, context_of(cred)
+
+
+def _mknod(dir: int, name: str, attr: Attr, cred: Cred) -> tuple[Any, ...]:
+    return dir, os.fsencode(name), attr.mode & ~cred.umask, attr.rdev, context_of(cred)
+
+
+def _mkdir(dir: int, name: str, attr: Attr, cred: Cred) -> tuple[Any, ...]:
+    return dir, os.fsencode(name), attr.mode & ~cred.umask, context_of(cred)
+
+
+def _symlink(dir: int, name: str, target: str, _attr: Attr, cred: Cred) -> tuple[Any, ...]:
+    return dir, os.fsencode(name), os.fsencode(target), context_of(cred)
+
+
+def _link(node: int, dir: int, name: str, cred: Cred) -> tuple[Any, ...]:
+    return node, dir, os.fsencode(name), context_of(cred)
+
+
+def _rename(
+    dir: int, name: str, newdir: int, newname: str, flags: int, cred: Cred
+) -> tuple[Any, ...]:
+    return dir, os.fsencode(name), newdir, os.fsencode(newname), flags, context_of(cred)
+
+
+def _rename_plainly(
+    dir: int, name: str, newdir: int, newname: str, flags: int, cred: Cred
+) -> tuple[Any, ...]:
+    if flags:  # the handler has no place for them
+        raise Refusal(errno.EINVAL, os.strerror(errno.EINVAL))
+    return dir, os.fsencode(name), newdir, os.fsencode(newname), context_of(cred)
+
+
+def _node(node: int, *_: object) -> tuple[Any, ...]:
+    return node, context_of(caller())
+
+
+def _node_with(node: int, what: int, cred: Cred) -> tuple[Any, ...]:
+    return node, what, context_of(cred)
+
+
+def _opendir(dir: int, cred: Cred) -> tuple[Any, ...]:
+    return dir, context_of(cred)
+
+
+def _file(_node: int, file: int | None, *_: object) -> tuple[Any, ...]:
+    return (_NO_FH if file is None else file,)
+
+
+def _sync(_node: int, datasync: bool, file: int | None) -> tuple[Any, ...]:
+    return _NO_FH if file is None else file, datasync
+
+
+def _read(_node: int, offset: int, size: int, file: int | None) -> tuple[Any, ...]:
+    return _NO_FH if file is None else file, offset, size
+
+
+def _write(_node: int, offset: int, data: memoryview, file: int | None) -> tuple[Any, ...]:
+    return _NO_FH if file is None else file, offset, bytes(data)
+
+
+def _xattr(node: int, name: str) -> tuple[Any, ...]:
+    return node, os.fsencode(name), context_of(caller())
+
+
+def _statfs() -> tuple[Any, ...]:
+    return (context_of(caller()),)
+
+
+def _poll(
+    node: int, _events: int, file: int | None, wake: Callable[[], None] | None
+) -> tuple[Any, ...]:
+    handle = None if wake is None else PollHandle(wake)
+    return node, _NO_FH if file is None else file, handle, context_of(caller())
+
+
+def _vget(ino: int) -> tuple[Any, ...]:
+    return ino, b".", context_of(caller())
+
+
+# ------------------------------------------------------------------- what becomes of their replies
+
+
+def _same(reply: Any) -> Any:
+    return reply
+
+
+def _nothing(_reply: object) -> None:
+    return None
+
+
+def _entry(reply: Any) -> Entry:
+    attr = attributes(reply)
+    return Entry(attr.ino, attr, reply.entry_timeout, attr.ttl)
+
+
+def _found(reply: Any) -> Entry:
+    entry = _entry(reply)
+    if entry.node == 0:
+        raise Absent(reply.entry_timeout)
+    return entry
+
+
+def _created(reply: Any) -> tuple[Entry, Open]:
+    return _entry(reply[1]), opened(reply[0])
+
+
+def _created_by_number(reply: Any) -> tuple[Entry, Open]:
+    return _entry(reply[1]), Open(reply[0], keep_cache=True)
+
+
+def _opened_by_number(reply: Any) -> Open:
+    return Open(reply, keep_cache=True)
+
+
+def _opened_directory(reply: Any) -> Open:
+    return Open(reply)
+
+
+_ENTERING: Final = frozenset((_entry, _found, _created, _created_by_number))
+"""Those whose replies bring a node."""
+
+
+def _allowed(reply: object) -> None:
+    if not reply:
+        raise Refusal(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _events(reply: int | None) -> int:
+    return reply or 0
+
+
+# ---------------------------------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One operation of puffs, and the handler that serves it.
+
+    `given` makes the handler's arguments of the operation's, `made` what the operation returns of
+    what the handler has returned. An `optional` one is implemented where the program's class has
+    the handler: the kernel is told not to ask again. The others always are, and a caller is told
+    ENOSYS where the handler is missing, as by the originals.
+    """
+
+    operation: str
+    handler: str
+    given: Callable[..., tuple[Any, ...]]
+    made: Callable[[Any], Any]
+    optional: bool = False
+
+
+ROWS: Final = (
+    Row("lookup", "lookup", _in_directory, _found),
+    Row("vget", "lookup", _vget, _found),
+    Row("create", "create", _create, _created, optional=True),
+    Row("mknod", "mknod", _mknod, _entry),
+    Row("mkdir", "mkdir", _mkdir, _entry),
+    Row("symlink", "symlink", _symlink, _entry),
+    Row("link", "link", _link, _entry),
+    Row("remove", "unlink", _in_directory, _nothing),
+    Row("rmdir", "rmdir", _in_directory, _nothing),
+    Row("rename", "rename", _rename, _nothing),
+    Row("readlink", "readlink", _node, _same),
+    Row("getattr", "getattr", _node, attributes),
+    Row("access", "access", _node_with, _allowed, optional=True),
+    Row("open", "open", _node_with, opened, optional=True),
+    Row("close", "release", _file, _nothing, optional=True),
+    Row("flush", "flush", _file, _nothing, optional=True),
+    Row("fsync", "fsync", _sync, _nothing, optional=True),
+    Row("read", "read", _read, _same),
+    Row("write", "write", _write, _same),
+    Row("opendir", "opendir", _opendir, _opened_directory, optional=True),
+    Row("closedir", "releasedir", _file, _nothing, optional=True),
+    Row("fsyncdir", "fsyncdir", _sync, _nothing, optional=True),
+    Row("getxattr", "getxattr", _xattr, _same, optional=True),
+    Row("listxattr", "listxattr", _node, _same, optional=True),
+    Row("removexattr", "removexattr", _xattr, _nothing, optional=True),
+    Row("poll", "poll", _poll, _events, optional=True),
+    Row("statvfs", "statfs", _statfs, size_of, optional=True),
+)
+"""For pyfuse3. What is missing here has a form of its own: `setattr`, `setxattr`, and listings."""
+
+_OF_LLFUSE: Final = {
+    "create": Row("create", "create", _create, _created_by_number, optional=True),
+    "rename": Row("rename", "rename", _rename_plainly, _nothing),
+    "open": Row("open", "open", _node_with, _opened_by_number, optional=True),
+}
+LLFUSE_ROWS: Final = tuple(_OF_LLFUSE.get(row.operation, row) for row in ROWS)
+
+
+class Inodes:
+    """A puffs file server made of `program`, an object with the handlers of either library.
+
+    `base` is the library's own `Operations`: what is not overridden there is not implemented.
+    """
+
+    name_ttl = attr_ttl = negative_ttl = 0.0  # each reply has its own
+    fhsize = fhflags = 0
+    name = ""
+    names_for_all = True
+    passthrough = False
+    asynchronous: bool
+
+    def __init__(self, program: Any, base: type) -> None:
+        self.program = program
+        self.failure: Exception | None = None
+        """The first exception of a handler that is no `FUSEError`: a mistake in the program. Its
+        caller has got EIO; the program's main loop is to end, as with the originals."""
+        self.posix_acl = bool(getattr(program, "enable_acl", False))
+        self._base = base
+        self._mount: Mount
+        self._generations: dict[int, int] = {}
+        self._forget = self._handler("forget")
+
+    def operations(self) -> Operations:
+        """What the program implements. Its handlers are called only once it `begins`."""
+        ops: dict[str, Handler] = {
+            "mount": lambda: ROOT_INODE,
+            "fileid": self._fileid,
+            "setattr": self._in_steps(self._setattr),
+            "readdir": self.readdir,
+        }
+        for row in self.rows:
+            if not row.optional or self._handler(row.handler) is not None:
+                ops[row.operation] = self._operation(row)
+        if self._handler("setxattr") is not None:
+            ops["setxattr"] = self._in_steps(self._setxattr)
+        if not getattr(self.program, "supports_dot_lookup", True):
+            del ops["vget"]
+        self._getattr = ops["getattr"]
+        ops["getattr"] = _root_before
+        return ops
+
+    rows: tuple[Row, ...]
+    missing: Handler
+    """What stands for a handler that the program does not have: raises ENOSYS."""
+
+    def begin(self, mount: Mount) -> None:
+        """The program's main loop begins: from here on its handlers may be called."""
+        self._mount = mount
+        mount.ops["getattr"] = self._getattr
+
+    def check(self) -> None:
+        """Raise the program's mistake, if it has made one."""
+        if self.failure is not None:
+            raise self.failure
+
+    def _failed(self, exc: Exception) -> None:
+        if self.failure is None:
+            self.failure = exc
+
+    def readdir(self, dir: int, offset: int, file: int | None) -> Any:
+        """The names in a directory."""
+        raise NotImplementedError
+
+    def _operation(self, row: Row) -> Handler:
+        """An operation of puffs that calls the handler of `row`."""
+        raise NotImplementedError
+
+    def _in_steps(self, steps: Callable[..., Generator[Step, Any, Any]]) -> Handler:
+        """An operation of puffs that goes through `steps`: each is a handler to be called."""
+        raise NotImplementedError
+
+    def _handler(self, name: str) -> Handler | None:
+        """A handler of the program; None where it is not overridden."""
+        handler = getattr(self.program, name, None)
+        if isinstance(handler, MethodType) and handler.__func__ is getattr(self._base, name, None):
+            return None
+        return handler
+
+    def _callable(self, name: str) -> Handler:
+        """A handler in any case: one that is not there raises ENOSYS."""
+        return self._handler(name) or self.missing
+
+    # ------------------------------------------------------------------------ shared by both kinds
+
+    def _fileid(self, node: int) -> tuple[int, int]:
+        return node, self._generations.get(node, 0)
+
+    def _known(self, entry: EntryAttributes) -> None:
+        """Note the generation of a node, before it is entered."""
+        if entry.generation:
+            self._generations[entry.st_ino] = entry.generation
+
+    def _made(self, row: Row) -> Callable[[Any], Any]:
+        """What `row` makes of a reply; generations that come with it are noted."""
+        made, known = row.made, self._known
+        if made not in _ENTERING:
+            return made
+
+        def entering(reply: Any) -> Any:
+            known(reply[1] if type(reply) is tuple else reply)
+            return made(reply)
+
+        return entering
+
+    def _refused(self, exc: BaseException) -> NoReturn:
+        """Raise for puffs what a handler has raised."""
+        if isinstance(exc, FUSEError):
+            # As it is, ENOSYS too: it tells the kernel not to ask again.
+            raise Refusal(exc.errno, os.strerror(exc.errno)) from None
+        if not isinstance(exc, Exception) or isinstance(exc, Refusal | Absent):
+            raise exc
+        logger.error("a handler failed; its caller gets EIO, and the main loop ends", exc_info=exc)
+        self._failed(exc)
+        raise Refusal(errno.EIO, os.strerror(errno.EIO)) from None
+
+    def _setattr(
+        self, node: int, changes: Changes, file: int | None, cred: Cred
+    ) -> Generator[Step, Any, Any]:
+        entry, fields = changed(changes)
+        if fields.update_mode:  # with the type of the file, as the kernel has it
+            vnode = self._mount.vnodes.find(node)
+            entry.st_mode |= 0 if vnode is None else vnode.type
+        return attributes((yield "setattr", (node, entry, fields, file, context_of(cred))))
+
+    def _setxattr(
+        self, node: int, name: str, value: bytes, flags: int
+    ) -> Generator[Step, Any, Any]:
+        if node == ROOT_INODE and name == STACKTRACE:
+            self.program.stacktrace()
+            return
+        context, key = context_of(caller()), os.fsencode(name)
+        if flags:
+            try:
+                yield "getxattr", (node, key, context)
+            except FUSEError as exc:
+                if flags & os.XATTR_REPLACE or exc.errno != ENOATTR:
+                    raise
+            else:
+                if flags & os.XATTR_CREATE:
+                    raise FUSEError(errno.EEXIST)
+        yield "setxattr", (node, key, value, context)
+
+
+def _root_before(_node: int, _file: object = None) -> Attr:
+    """The attributes of the root, for mounting: the program is not yet to be asked."""
+    return Attr(S_IFDIR | 0o755, nlink=2)
+
+
+async def _missing(*_: object) -> NoReturn:
+    raise FUSEError(errno.ENOSYS)
+
+
+class AsyncInodes(Inodes):
+    """The same for handlers that are `async def`: those of pyfuse3."""
+
+    asynchronous = True
+    rows = ROWS
+    missing = staticmethod(_missing)
+
+    def _operation(self, row: Row) -> Handler:
+        handler, given, made, refused = (
+            self._callable(row.handler),
+            row.given,
+            self._made(row),
+            self._refused,
+        )
+
+        async def operation(*args: Any) -> Any:
+            try:
+                return made(await handler(*given(*args)))
+            except BaseException as exc:
+                refused(exc)
+
+        return operation
+
+    def _in_steps(self, steps: Callable[..., Generator[Step, Any, Any]]) -> Handler:
+        async def operation(*args: Any) -> Any:
+            try:
+                going, send = steps(*args), None
+                step = going.send(None)
+                while True:
+                    name, given = step
+                    try:
+                        send = await self._callable(name)(*given)
+                    except FUSEError as exc:
+                        step = going.throw(exc)
+                    else:
+                        step = going.send(send)
+            except StopIteration as stop:
+                return stop.value
+            except BaseException as exc:
+                self._refused(exc)
+
+        return operation
+
+    async def fill(self, dir: int, offset: int, file: int | None, listing: Listing) -> None:
+        """Have the program list a directory: see `puffs.kernel.attachment.Filling`."""
+        fh = _NO_FH if file is None else file
+        try:
+            await self._callable("readdir")(fh, offset, ReaddirToken(listing, self._known))
+        except BaseException as exc:
+            self._refused(exc)
+
+    async def readdir(self, dir: int, offset: int, file: int | None) -> list[DirEntry]:
+        """The names in a directory, for who wants no nodes: what was counted is forgotten."""
+        names = _Names()
+        await self.fill(dir, 0, file, names)
+        for node in names.nodes:
+            self.forgotten(node, 1)
+        return names.entries
+
+    def forgotten(self, node: int, lookups: int) -> None:
+        """Have the program told; nobody waits for that."""
+        self._generations.pop(node, None)
+        if self._forget is not None:
+            self._mount.finish(self._forgetting([(node, lookups)]))
+
+    async def _forgetting(self, nodes: list[tuple[int, int]]) -> None:
+        assert self._forget is not None
+        try:
+            await self._forget(nodes)
+        except Exception as exc:
+            self._failed(exc)
+
+    async def last_words(self) -> None:
+        """The mount is gone: what the kernel knew until then is forgotten."""
+        known = [
+            (node.cookie, node.lookups)
+            for node in self._mount.vnodes
+            if node.cookie != ROOT_INODE and node.lookups
+        ]
+        if known and self._forget is not None:
+            await self._forgetting(known)  # type: ignore[arg-type]
+
+
+class ReaddirToken:
+    """What a `readdir` handler is given, for `readdir_reply`."""
+
+    __slots__ = ("_known", "_listing")
+
+    def __init__(self, listing: Listing, known: Callable[[EntryAttributes], None]) -> None:
+        self._listing = listing
+        self._known = known
+
+    def reply(self, name: bytes, attr: EntryAttributes, next_id: int) -> bool:
+        """Add an entry, if there is room for it."""
+        self._known(attr)
+        return self._listing.add(name, _entry(attr), next_id)
+
+
+class _Names:
+    """A listing that has room for all, and keeps the names only."""
+
+    def __init__(self) -> None:
+        self.entries: list[DirEntry] = []
+        self.nodes: list[int] = []
+
+    def add(self, name: bytes, entry: Entry, next: int) -> bool:
+        """See `Listing`."""
+        assert entry.attr is not None
+        assert isinstance(entry.node, int)
+        if name not in (b".", b".."):
+            kind = S_IFMT(entry.attr.mode)
+            self.entries.append(DirEntry(os.fsdecode(name), kind, entry.attr.ino))
+            self.nodes.append(entry.node)
+        return True
