@@ -15,7 +15,7 @@ from typing import Any
 from puffs.refuse import pyfuse3
 
 WAITS = b"waits"
-"""A file of this name is read slowly."""
+"""A file of this name takes long to be opened."""
 BREAKS = b"breaks"
 """Looking for this name is a mistake in the program."""
 
@@ -100,6 +100,9 @@ class Memory(pyfuse3.Operations):
             return self.node(parent).names[name]
         except KeyError:
             raise pyfuse3.FUSEError(errno.ENOENT) from None
+
+    def waits(self, inode: int) -> bool:
+        return self.nodes[self.nodes[inode].parent].names.get(WAITS) == inode
 
     def summary(self) -> dict[str, Any]:
         left = Counter(self.told)
@@ -220,6 +223,8 @@ class Memory(pyfuse3.Operations):
 
     async def open(self, inode: int, flags: int, ctx: Any) -> Any:
         self.called("open", ctx)
+        if self.waits(inode):
+            await self.sleep(1.0)
         return pyfuse3.FileInfo(fh=inode)
 
     async def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any) -> Any:
@@ -229,10 +234,7 @@ class Memory(pyfuse3.Operations):
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         self.called("read")
-        node = self.nodes[fh]
-        if self.nodes[node.parent].names.get(WAITS) == fh:
-            await self.sleep(1.0)
-        return bytes(node.data[off : off + size])
+        return bytes(self.nodes[fh].data[off : off + size])
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         self.called("write")
@@ -352,7 +354,7 @@ async def ticking(ops: Memory, sleep: Any) -> None:
         ops.calls["tick"] += 1
 
 
-def run(ops: Any, loop: str, options: set[str], mountpoint: str) -> str:
+def run(ops: Any, loop: str, options: set[str], mountpoint: str, max_tasks: int) -> str:
     """Serve; what has become of `main`."""
     pyfuse3.init(ops, mountpoint, options)
     how = "returned"
@@ -379,7 +381,7 @@ def run(ops: Any, loop: str, options: set[str], mountpoint: str) -> str:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(ticking, ops, trio.sleep)
                     try:
-                        await pyfuse3.main()
+                        await pyfuse3.main(max_tasks=max_tasks)
                     finally:
                         nursery.cancel_scope.cancel()
 
@@ -411,7 +413,7 @@ def main() -> None:
     ops = Memory(sleep, words.get("entries", 0))
     ops.timeout = words.get("timeout", 0.0)
     ops.enable_writeback_cache = words.get("writeback", False)
-    how = run(ops, loop, set(words.get("options", ())), mountpoint)
+    how = run(ops, loop, set(words.get("options", ())), mountpoint, words.get("max_tasks", 99))
     with open(notes, "w") as file:
         json.dump({"how": how, **ops.summary()}, file)
 

@@ -4,6 +4,7 @@ unmounts. In between the program may become a daemon.
 
 import errno
 import os
+import threading
 from collections.abc import Iterable
 from inspect import iscoroutine
 from typing import Any
@@ -15,18 +16,20 @@ from puffs.attach.fuse.abi import (
     notify_store,
 )
 from puffs.attach.fuse.cache import ATTRIBUTES_ONLY
-from puffs.attach.fuse.options import MountOptions, OptionError
+from puffs.attach.fuse.options import OptionError
 from puffs.attach.serve import connected
 from puffs.kernel.mount import Mount
 from puffs.refuse.inodes import Inodes
-from puffs.refuse.options import OPTIONS, Dialect, OfModule, Sets, parse
+from puffs.refuse.options import OPTIONS, Dialect, OfModule, Sets, Settings, parse
+from puffs.refuse.serving import guard, print_requests
 from puffs.server.errors import explain
 from puffs.server.types import Buffer
 
+_ANY_LEVEL = frozenset(("debug", "allow_root", "nonempty"))
 _HIGH_LEVEL = frozenset(
     option.name
     for option in OPTIONS
-    if isinstance(option.effect, Sets | OfModule) and option.name not in ("debug", "allow_root")
+    if isinstance(option.effect, Sets | OfModule) and option.name not in _ANY_LEVEL
 )
 """Options of libfuse's high-level interface, which these libraries do not use."""
 
@@ -43,12 +46,18 @@ class InodeMount:
     ) -> None:
         self.inodes = inodes
         try:
-            wanted = mount_options(options, dialect)
-            wanted.threads = 1
-            wanted.writeback = bool(getattr(inodes.program, "enable_writeback_cache", False))
-            self.session, self._connection = connected(inodes, mountpoint, wanted)
+            settings = settings_of(options, dialect)
+            settings.mount.threads = 1
+            settings.mount.writeback = inodes.writeback
+            self.session, self._connection = connected(
+                inodes,
+                mountpoint,
+                settings.mount,
+                on_table=guard(os.getuid()) if settings.allow_root else None,
+            )
         except (OSError, OptionError) as exc:
             raise RuntimeError(explain(exc)) from exc
+        self._debug = settings.debug
         self.closed = False
         """Whether the connection is closed: the mount is gone."""
 
@@ -56,6 +65,26 @@ class InodeMount:
     def mount(self) -> Mount:
         """The kernel half."""
         return self.session.mount
+
+    def begin(self) -> None:
+        """The main loop begins: the handlers may be called."""
+        self.inodes.program.init()
+        self.inodes.begin(self.mount)
+        if self._debug:
+            place = self.mount.mountpoint
+            threading.Thread(
+                target=print_requests, args=(place,), name="puffs-debug", daemon=True
+            ).start()
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has been unmounted."""
+        return any(reader.unmounted for reader in self.session.readers)
+
+    def end(self) -> None:
+        """It has been unmounted: the program is told of what is still open."""
+        self.closed = True
+        self.session.close()
 
     def close(self, unmount: bool) -> None:
         """Give everything back. Handlers that are `async def` are not called any more."""
@@ -97,7 +126,7 @@ class InodeMount:
         os.write(self.session.fileno(), message)
 
 
-def mount_options(options: Iterable[str], dialect: Dialect) -> MountOptions:
+def settings_of(options: Iterable[str], dialect: Dialect) -> Settings:
     """What a set of options of the low-level interface asks for. Raises `OptionError`."""
     words = [option.partition("=") for option in options]
     for name, _, _ in words:
@@ -105,8 +134,7 @@ def mount_options(options: Iterable[str], dialect: Dialect) -> MountOptions:
             raise OptionError(
                 f"mount option {name!r} is none here: it is of libfuse's high-level interface"
             )
-    settings = parse({name: value if equals else True for name, equals, value in words}, dialect)
-    return settings.mount
+    return parse({name: value if equals else True for name, equals, value in words}, dialect)
 
 
 def _dropped(result: Any) -> Any:

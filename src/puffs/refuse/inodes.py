@@ -11,7 +11,9 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from stat import S_IFDIR, S_IFMT
 from types import MethodType
 from typing import Any, Final, NoReturn
@@ -44,6 +46,9 @@ STACKTRACE: Final = "fuse_stacktrace"
 
 _NO_FH: Final = 0
 """What handlers are given where `open` is not implemented: the kernel then sends no number."""
+
+_ENTRIES: Final = 100
+"""How many entries are listed at a time where no nodes are told: about what Linux has room for."""
 
 Handler = Callable[..., Any]
 Step = tuple[str, tuple[Any, ...]]
@@ -267,6 +272,7 @@ class Inodes:
         self.failure: Exception | None = None
         """The first exception of a handler that is no `FUSEError`: a mistake in the program. Its
         caller has got EIO; the program's main loop is to end, as with the originals."""
+        self.writeback = bool(getattr(program, "enable_writeback_cache", False))
         self.posix_acl = bool(getattr(program, "enable_acl", False))
         self._base = base
         self._mount: Mount
@@ -366,6 +372,14 @@ class Inodes:
         self._failed(exc)
         raise Refusal(errno.EIO, os.strerror(errno.EIO)) from None
 
+    def _still_known(self) -> list[tuple[int, int]]:
+        """Nodes that the kernel has not forgotten, and how often it was told of them."""
+        return [
+            (vnode.ino, vnode.lookups)
+            for vnode in self._mount.vnodes
+            if vnode.cookie != ROOT_INODE and vnode.lookups
+        ]
+
     def _setattr(
         self, node: int, changes: Changes, file: int | None, cred: Cred
     ) -> Generator[Step, Any, Any]:
@@ -429,16 +443,15 @@ class AsyncInodes(Inodes):
     def _in_steps(self, steps: Callable[..., Generator[Step, Any, Any]]) -> Handler:
         async def operation(*args: Any) -> Any:
             try:
-                going, send = steps(*args), None
-                step = going.send(None)
+                going = steps(*args)
+                name, given = going.send(None)
                 while True:
-                    name, given = step
                     try:
-                        send = await self._callable(name)(*given)
+                        result = await self._callable(name)(*given)
                     except FUSEError as exc:
-                        step = going.throw(exc)
+                        name, given = going.throw(exc)
                     else:
-                        step = going.send(send)
+                        name, given = going.send(result)
             except StopIteration as stop:
                 return stop.value
             except BaseException as exc:
@@ -477,13 +490,105 @@ class AsyncInodes(Inodes):
 
     async def last_words(self) -> None:
         """The mount is gone: what the kernel knew until then is forgotten."""
-        known = [
-            (node.cookie, node.lookups)
-            for node in self._mount.vnodes
-            if node.cookie != ROOT_INODE and node.lookups
-        ]
-        if known and self._forget is not None:
-            await self._forgetting(known)  # type: ignore[arg-type]
+        if (known := self._still_known()) and self._forget is not None:
+            await self._forgetting(known)
+
+
+def _missing_at_once(*_: object) -> NoReturn:
+    raise FUSEError(errno.ENOSYS)
+
+
+class SyncInodes(Inodes):
+    """The same for handlers that are `def`, called with `lock` held: those of llfuse.
+
+    `ended` is called when the main loop is to end, since a handler has failed.
+    """
+
+    asynchronous = False
+    rows = LLFUSE_ROWS
+    missing = staticmethod(_missing_at_once)
+
+    def __init__(
+        self,
+        program: Any,
+        base: type,
+        lock: AbstractContextManager[object],
+        ended: Callable[[], object],
+    ) -> None:
+        super().__init__(program, base)
+        self._lock = lock
+        self._ended = ended
+
+    def _failed(self, exc: Exception) -> None:
+        super()._failed(exc)
+        self._ended()
+
+    def _operation(self, row: Row) -> Handler:
+        handler, given, made = self._callable(row.handler), row.given, self._made(row)
+        lock, refused = self._lock, self._refused
+
+        def operation(*args: Any) -> Any:
+            try:
+                with lock:
+                    return made(handler(*given(*args)))
+            except BaseException as exc:
+                refused(exc)
+
+        return operation
+
+    def _in_steps(self, steps: Callable[..., Generator[Step, Any, Any]]) -> Handler:
+        def operation(*args: Any) -> Any:
+            try:
+                going = steps(*args)
+                name, given = going.send(None)
+                while True:
+                    try:
+                        with self._lock:
+                            result = self._callable(name)(*given)
+                    except FUSEError as exc:
+                        name, given = going.throw(exc)
+                    else:
+                        name, given = going.send(result)
+            except StopIteration as stop:
+                return stop.value
+            except BaseException as exc:
+                self._refused(exc)
+
+        return operation
+
+    def readdir(self, dir: int, offset: int, file: int | None) -> list[DirEntry]:
+        """Some entries from a position on: the program lists them under the lock."""
+        fh = _NO_FH if file is None else file
+        try:
+            with self._lock:
+                entries = self._callable("readdir")(fh, offset)
+                return [_named(*entry) for entry in islice(entries, _ENTRIES)]
+        except BaseException as exc:
+            self._refused(exc)
+
+    def forgotten(self, node: int, lookups: int) -> None:
+        """Tell the program."""
+        self._generations.pop(node, None)
+        self._forgetting([(node, lookups)])
+
+    def last_words(self) -> None:
+        """The mount is gone: what the kernel knew until then is forgotten."""
+        if known := self._still_known():
+            self._forgetting(known)
+
+    def _forgetting(self, nodes: list[tuple[int, int]]) -> None:
+        if self._forget is None:
+            return
+        try:
+            with self._lock:
+                self._forget(nodes)
+        except Exception as exc:
+            self._failed(exc)
+
+
+def _named(name: bytes, attr: EntryAttributes, next_: int) -> DirEntry:
+    """An entry that a `readdir` handler has yielded."""
+    return DirEntry(os.fsdecode(name), S_IFMT(attr.st_mode), attr.st_ino, next_)
 
 
 class ReaddirToken:

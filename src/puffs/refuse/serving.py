@@ -147,7 +147,7 @@ def _serve(
     def settle(mount: Mount) -> None:
         if settings.debug:
             threading.Thread(
-                target=_print_requests, args=(place,), name="puffs-debug", daemon=True
+                target=print_requests, args=(place,), name="puffs-debug", daemon=True
             ).start()
         ready(mount)
 
@@ -159,7 +159,7 @@ def _serve(
         place,
         settings.mount,
         on_ready=settle,
-        on_table=_guard(os.getuid()) if settings.allow_root else None,
+        on_table=guard(os.getuid()) if settings.allow_root else None,
         signals=_signals(),
     )
 
@@ -176,7 +176,7 @@ def _signals() -> list[signal.Signals]:
     ]
 
 
-def _guard(owner: int) -> OnTable:
+def guard(owner: int) -> OnTable:
     """Have all but `owner` and root refused, where a request is somebody's."""
     allowed = (owner, 0)
 
@@ -196,7 +196,7 @@ def _guard(owner: int) -> OnTable:
     return change
 
 
-def _print_requests(place: str) -> None:
+def print_requests(place: str) -> None:
     """What `puffs trace` shows, on stderr, until the mount ends."""
     try:
         with trace(mounted(place), [], _TRACE_SECONDS) as events:

@@ -110,23 +110,33 @@ class Session:
         Each thread reads a clone of the connection, where the kernel makes one.
         """
         try:
-            if not self.start():
-                return
-            # Before any request is read: with several threads another one might be faster.
-            self.serving_here()
-            self.mount.tell("mounted", self.mount)
-            reader = self.reader()
-            others = [
-                threading.Thread(target=self._serve_beside, name=f"puffs {number}", daemon=True)
-                for number in range(1, threads)
-            ]
-            for thread in others:
-                thread.start()
-            self._serve(reader, self.ready)
-            for thread in others:
-                thread.join()
+            self.run(threads)
         finally:
             self.finish()
+
+    def run(self, threads: int = 1) -> None:
+        """The same until it is unmounted, or `stop`; nothing is given back."""
+        if not self.start():
+            return
+        # Before any request is read: with several threads another one might be faster.
+        self.serving_here()
+        self.mount.tell("mounted", self.mount)
+        reader = self.reader()
+        others = [
+            threading.Thread(target=self._serve_beside, name=f"puffs {number}", daemon=True)
+            for number in range(1, threads)
+        ]
+        for thread in others:
+            thread.start()
+        self._serve(reader, self.ready)
+        for thread in others:
+            thread.join()
+
+    def stop(self) -> None:
+        """Have all threads that serve leave off, after what each is doing. From any other one."""
+        for _ in self.readers:
+            self.soon(_stop)
+            self.wake()
 
     def start(self) -> bool:
         """Answer INIT, waiting for it. False when the connection ended before."""

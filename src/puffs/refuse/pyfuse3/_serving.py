@@ -34,8 +34,7 @@ class Served:
 
     async def serve(self, min_tasks: int, max_tasks: int) -> None:
         """Serve until it is unmounted, or `end`."""
-        self._inodes.program.init()
-        self._inodes.begin(self._mounted.mount)
+        self._mounted.begin()
         if asyncio_mode:
             await self._by_asyncio()
         else:
