@@ -4,6 +4,7 @@ lookup counts and of each handler. Runs as a program: `python -m tests.refuse.in
 
 import errno
 import json
+import os
 import signal
 import stat
 import sys
@@ -38,6 +39,7 @@ class Memory(pyfuse3.Operations):
     """All handlers. `told` minus `forgotten` is what the kernel should know."""
 
     timeout = 0.0
+    daemon = False
 
     def __init__(self, sleep: Any, entries: int = 0) -> None:
         self.sleep = sleep
@@ -64,10 +66,11 @@ class Memory(pyfuse3.Operations):
         return inode
 
     def node(self, inode: int) -> Node:
-        try:
-            return self.nodes[inode]
-        except KeyError:
-            raise pyfuse3.FUSEError(errno.ENOENT) from None
+        """A node that has a name."""
+        node = self.nodes.get(inode)
+        if node is None or not node.links:
+            raise pyfuse3.FUSEError(errno.ENOENT)
+        return node
 
     def attributes(self, inode: int) -> pyfuse3.EntryAttributes:
         node = self.node(inode)
@@ -87,8 +90,9 @@ class Memory(pyfuse3.Operations):
         return entry
 
     def tell(self, inode: int) -> pyfuse3.EntryAttributes:
+        entry = self.attributes(inode)
         self.told[inode] += 1
-        return self.attributes(inode)
+        return entry
 
     def called(self, name: str, ctx: Any = None) -> None:
         self.calls[name] += 1
@@ -357,6 +361,8 @@ async def ticking(ops: Memory, sleep: Any) -> None:
 def run(ops: Any, loop: str, options: set[str], mountpoint: str, max_tasks: int) -> str:
     """Serve; what has become of `main`."""
     pyfuse3.init(ops, mountpoint, options)
+    if ops.daemon and os.fork():
+        os._exit(0)
     how = "returned"
     try:
         if loop == "asyncio":
@@ -413,6 +419,8 @@ def main() -> None:
     ops = Memory(sleep, words.get("entries", 0))
     ops.timeout = words.get("timeout", 0.0)
     ops.enable_writeback_cache = words.get("writeback", False)
+    if words.get("daemon"):
+        ops.daemon = True
     how = run(ops, loop, set(words.get("options", ())), mountpoint, words.get("max_tasks", 99))
     with open(notes, "w") as file:
         json.dump({"how": how, **ops.summary()}, file)

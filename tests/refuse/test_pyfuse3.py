@@ -16,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from puffs.attach.asking import ask, mounted
+from puffs.attach.fuse.mountinfo import find_mount
+from tests.fuse.handles import DROP_CACHES, contents, descriptor_of, handle_of, number_in, opened
 from tests.refuse.inode_served import Serve, Served, serving
 
 pytestmark = pytest.mark.fuse
@@ -313,6 +316,26 @@ def test_without_a_timeout_all_is_asked_again(serve: Serve) -> None:
     assert served.unmount()["calls"]["lookup"] >= 10
 
 
+def test_handles_outlive_what_the_kernel_remembers(serve: Serve) -> None:
+    served = serve()
+    (served / "dir/below").mkdir(parents=True)
+    (served / "dir/below/file").write_bytes(b"text")
+    handle, directory = handle_of(served / "dir/below/file"), handle_of(served / "dir/below")
+    (served / "gone").touch()
+    gone = handle_of(served / "gone")
+    os.unlink(served / "gone")
+    with descriptor_of(served.path) as mount:
+        assert contents(mount, handle) == b"text"
+        DROP_CACHES.write_text("2")
+        assert contents(mount, handle) == b"text"
+        DROP_CACHES.write_text("2")
+        with opened(mount, directory) as fd:
+            assert os.listdir(fd) == ["file"]
+        assert number_in(handle) == (served / "dir/below/file").stat().st_ino
+        fails(errno.ESTALE, contents, mount, gone)
+    assert served.unmount()["left"] == {}
+
+
 def test_invalidation_from_a_handler(served: Served) -> None:
     (served / "file").write_bytes(b"before")
     os.setxattr(served / "file", "user.invalidate", b"file")
@@ -391,6 +414,30 @@ def test_an_interrupt_ends_it(serve: Serve) -> None:
     (served / "file").touch()
     assert served.signal(signal.SIGINT)["how"] == "interrupted"
     assert not os.path.ismount(served.path)
+
+
+def test_a_daemon(serve: Serve) -> None:
+    """Between `init` and `main` the program may fork, as most do."""
+    served = serve(daemon=True, options=["fsname=mine"])
+    assert served.process.wait(10) == 0
+    (served / "file").write_bytes(b"text")
+    assert (served / "file").read_bytes() == b"text"
+    status = ask(mounted(served.path), "status")
+    assert status["server_pid"] == status["pid"] != served.process.pid
+    found = find_mount(str(served.path))
+    assert found is not None
+    assert (found.source, found.fstype) == ("mine", "fuse.puffs.memory")
+    subprocess.run(["umount", served.path], check=True)
+
+
+def test_requests_are_printed(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    served = serve(options=["debug"])
+    printed = ""
+    deadline = time.monotonic() + 10
+    while "mkdir" not in printed.lower() and time.monotonic() < deadline:
+        (served / f"dir {time.monotonic()}").mkdir()
+        printed += capfd.readouterr().err
+    assert "mkdir" in printed.lower()
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:

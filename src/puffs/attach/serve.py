@@ -199,13 +199,18 @@ def session(
 
 
 def connected(
-    fs: Server, mountpoint: Where, options: Options = (), *, on_table: OnTable | None = None
+    fs: Server,
+    mountpoint: Where,
+    options: Options = (),
+    *,
+    on_ready: Callable[[Mount], None] = lambda mount: None,
+    on_table: OnTable | None = None,
 ) -> tuple[Session, Connection]:
     """Mount `fs`; that the session is served, and the connection `ended`, is up to the caller.
 
     Whoever uses the mount waits until it is served. Raises as `session` does.
     """
-    request = _Request(fs, mountpoint, options, lambda _: None, on_table)
+    request = _Request(fs, mountpoint, options, on_ready, on_table)
     server, args = request.built()
     return request.connect(Mount(server, args, finish=at_once))
 

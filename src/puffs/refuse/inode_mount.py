@@ -53,11 +53,11 @@ class InodeMount:
                 inodes,
                 mountpoint,
                 settings.mount,
+                on_ready=_print if settings.debug else lambda mount: None,
                 on_table=guard(os.getuid()) if settings.allow_root else None,
             )
         except (OSError, OptionError) as exc:
             raise RuntimeError(explain(exc)) from exc
-        self._debug = settings.debug
         self.closed = False
         """Whether the connection is closed: the mount is gone."""
 
@@ -70,11 +70,7 @@ class InodeMount:
         """The main loop begins: the handlers may be called."""
         self.inodes.program.init()
         self.inodes.begin(self.mount)
-        if self._debug:
-            place = self.mount.mountpoint
-            threading.Thread(
-                target=print_requests, args=(place,), name="puffs-debug", daemon=True
-            ).start()
+        self.mount.server_pid = os.getpid()  # the program may have become a daemon
 
     @property
     def gone(self) -> bool:
@@ -124,6 +120,13 @@ class InodeMount:
     def _notify(self, message: bytes) -> None:
         """Tell the kernel, and wait until it has heard: it answers with an errno, or not at all."""
         os.write(self.session.fileno(), message)
+
+
+def _print(mount: Mount) -> None:
+    """Print each request, until the mount ends."""
+    threading.Thread(
+        target=print_requests, args=(mount.mountpoint,), name="puffs-debug", daemon=True
+    ).start()
 
 
 def settings_of(options: Iterable[str], dialect: Dialect) -> Settings:

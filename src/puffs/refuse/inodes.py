@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from stat import S_IFDIR, S_IFMT
 from types import MethodType
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 
 from puffs.attach.fuse.dispatch import Refusal
 from puffs.kernel.attachment import Listing
@@ -262,13 +262,14 @@ class Inodes:
 
     name_ttl = attr_ttl = negative_ttl = 0.0  # each reply has its own
     fhsize = fhflags = 0
-    name = ""
+    name: str
     names_for_all = True
     passthrough = False
     asynchronous: bool
 
     def __init__(self, program: Any, base: type) -> None:
         self.program = program
+        self.name = type(program).__name__.lower()
         self.failure: Exception | None = None
         """The first exception of a handler that is no `FUSEError`: a mistake in the program. Its
         caller has got EIO; the program's main loop is to end, as with the originals."""
@@ -374,11 +375,12 @@ class Inodes:
 
     def _still_known(self) -> list[tuple[int, int]]:
         """Nodes that the kernel has not forgotten, and how often it was told of them."""
-        return [
-            (vnode.ino, vnode.lookups)
-            for vnode in self._mount.vnodes
-            if vnode.cookie != ROOT_INODE and vnode.lookups
-        ]
+        known: list[tuple[int, int]] = []
+        for vnode in self._mount.vnodes:
+            node = cast(int, vnode.cookie)
+            # The root is known from the beginning, without having been told of.
+            known.append((node, vnode.lookups - (node == ROOT_INODE)))
+        return [each for each in known if each[1]]
 
     def _setattr(
         self, node: int, changes: Changes, file: int | None, cred: Cred
