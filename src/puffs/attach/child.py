@@ -196,7 +196,7 @@ def become_daemon(run: Run) -> None:
         os._exit(0)
     ours.close()
     os.setsid()
-    os.chdir("/")
+    os.chdir("/")  # now, and not later: a file server may go elsewhere in its `init`
     can_be_used = False
 
     def settle(mount: Mount) -> None:
@@ -224,7 +224,13 @@ def _child(run: Run, control: socket.socket, *, stay: bool) -> NoReturn:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        run(lambda mount: _settle(mount, control, stay))
+
+        def settle(mount: Mount) -> None:
+            _settle(mount, control, stay)
+            if stay:
+                os.chdir("/")
+
+        run(settle)
         status = 0
     except BaseException as exc:
         _report(control, exc)
@@ -249,7 +255,6 @@ def _settle(mount: Mount, control: socket.socket, stay: bool) -> None:
         pass
     if stay:
         control.close()
-        os.chdir("/")
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(null, standard)
