@@ -82,6 +82,17 @@ def test_api_says_whose_fuse_is_meant(refuse: Run) -> None:
     assert "mfusepy" in unknown.stderr
 
 
+@pytest.mark.parametrize("name", sitecustomize.PROVIDED)
+def test_every_name_is_provided(name: str) -> None:
+    code = (
+        "import sys; from importlib import import_module; "
+        "print(import_module(sys.argv[1]) is import_module(sys.argv[2]))"
+    )
+    target = sitecustomize.PROVIDED[name]
+    command = [sys.executable, "-m", "puffs.refuse", "--", "-c", code, name, target]
+    assert subprocess.check_output(command, text=True, timeout=SECONDS) == "True\n"
+
+
 def test_children_see_it_too(refuse: Run, tmp_path: Path) -> None:
     child = script(tmp_path / "child", SEEN)
     parent = f"import subprocess; subprocess.run([{str(child)!r}])"
@@ -95,6 +106,19 @@ def test_a_copy_of_fuse_beside_the_program_is_passed_over(refuse: Run, tmp_path:
     (tmp_path / "fuse.py").write_text("raise SystemExit('the copy beside the program')")
     assert printed(refuse(script(tmp_path / "program", SEEN))) == FUSEPY
     assert printed(refuse("--", "-c", SEEN, PYTHONPATH=str(tmp_path))) == FUSEPY
+
+
+def test_a_copy_of_fuse_in_a_package_of_the_program_is_passed_over(
+    refuse: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package/fuse.py").write_text("# calls libfuse.fuse_main_real\n")
+    (tmp_path / "package/mfusepy.py").write_text("# says fuse_main only: it is none\n")
+    code = "from importlib.util import find_spec; print(find_spec('package.fuse').origin)\n"
+    assert printed(refuse("--", "-c", code)) == FUSEPY
+    assert printed(refuse("--", "-c", code.replace("package.fuse", "package.mfusepy"))) == (
+        f"{tmp_path}/package/mfusepy.py\n"
+    )
 
 
 def test_what_the_environment_had_is_kept(refuse: Run, tmp_path: Path) -> None:

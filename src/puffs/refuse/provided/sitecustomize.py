@@ -12,6 +12,10 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec
 from types import ModuleType
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 OLDEST = (3, 11)
 """What puffs itself needs."""
 
@@ -33,6 +37,9 @@ PROVIDED = {
 }
 """Module that a program imports, to the one that it gets."""
 
+CALLS_LIBFUSE = b"fuse_main_real"
+"""What the text of each copy of fusepy or mfusepy has: the function of libfuse that it calls."""
+
 
 class Instead:
     """Finds and loads modules by a table: a name stands for another module, and is that module."""
@@ -41,7 +48,7 @@ class Instead:
         self.table = table
 
     def find_spec(
-        self, name: str, path: object = None, target: object = None
+        self, name: str, path: "Sequence[str] | None" = None, target: object = None
     ) -> "ModuleSpec | None":
         """Called for every import; see `importlib.abc.MetaPathFinder`."""
         if name not in self.table:
@@ -61,11 +68,14 @@ class Provided(Instead):
     """Finds what puffs provides, and puffs, wherever the program's own modules lie."""
 
     def find_spec(
-        self, name: str, path: object = None, target: object = None
+        self, name: str, path: "Sequence[str] | None" = None, target: object = None
     ) -> "ModuleSpec | None":
         """Called for every import."""
         if name == "puffs":
             return PathFinder.find_spec(name, [HOME])
+        package, _, last = name.rpartition(".")
+        if package and last in PROVIDED and _is_copy(PathFinder.find_spec(name, path)):
+            self.table[name] = PROVIDED[last]
         return super().find_spec(name, path, target)
 
     def exec_module(self, module: ModuleType) -> None:
@@ -77,6 +87,14 @@ class Provided(Instead):
             print(f"puffs refuse: {text}", file=sys.stderr)
             raise ImportError(text, name=module.__name__)
         super().exec_module(module)
+
+
+def _is_copy(spec: "ModuleSpec | None") -> bool:
+    """Whether this is a program's own copy of fusepy or mfusepy, inside one of its packages."""
+    if spec is None or spec.origin is None or not spec.has_location:
+        return False
+    with open(spec.origin, "rb") as file:
+        return CALLS_LIBFUSE in file.read()
 
 
 def run_hidden() -> None:
