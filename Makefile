@@ -8,6 +8,11 @@ STAMP  := $(VENV)/.installed
 FUZZ_STAMP  := $(VENV)/.fuzz
 BENCH_VENV  := .venv-bench
 BENCH_STAMP := $(BENCH_VENV)/.installed
+REFUSE_VENV := .venv-refuse
+REFUSE_STAMP := $(REFUSE_VENV)/.installed
+REFUSE_FULL := $(REFUSE_VENV)/.compiled
+REFUSE_LIST := tests/refuse/programs/programs.txt
+REFUSE_LIST_FULL := tests/refuse/programs/compiled.txt
 # Where Debian's libfuse3-dev has them; systems that install no documentation leave them out.
 EXAMPLES    := usr/share/doc/libfuse3-dev/examples
 
@@ -87,6 +92,18 @@ for_bench = ( $(call apt,type git tar,git tar,what is done with trees) ) || true
 	( $(call apt,pkg-config --exists fuse3,pkg-config libfuse3-dev,a server of libfuse and pyfuse3) ) || true; \
 	( $(call apt,$(PYTHON) -c '$(python_h)',python3-dev,pyfuse3 and llfuse) ) || true
 
+# Programs that run on puffs unchanged, beside the libraries that they were written for. The tests
+# name what is missing.
+for_refuse = ( $(call apt,/sbin/ldconfig -p | grep -F libfuse3.so,fuse3,mfusepy) ) || true; \
+	( $(call apt,/sbin/ldconfig -p | grep -F libfuse.so.2,$(libfuse2),fusepy) ) || true; \
+	$(MAKE) -s $(REFUSE_STAMP) || true
+for_refuse_full = ( $(call apt,pkg-config --exists fuse fuse3,pkg-config libfuse-dev libfuse3-dev,llfuse \
+		and pyfuse3) ) || true; \
+	( $(call apt,pkg-config --exists libacl liblz4 libzstd libxxhash openssl,gcc libc6-dev pkg-config \
+		libacl1-dev libssl-dev liblz4-dev libzstd-dev libxxhash-dev,borg) ) || true; \
+	( $(call apt,$(PYTHON) -c '$(python_h)',python3-dev,borg and pyfuse3 and llfuse) ) || true; \
+	$(MAKE) -s $(REFUSE_FULL) || true
+
 # How many processes run tests beside each other.
 WORKERS ?= 2
 
@@ -107,11 +124,13 @@ demo: $(STAMP)  ## mount a file system written in Python, unpack a real tree int
 test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 10 minutes)
 	@$(for_tests)
 	@$(for_fuzz)
+	@$(for_refuse)
 	$(PY) -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 	PUFFS_PURE=1 $(PY) -m pytest -m "loops and not slow" -n $(WORKERS) --dist loadfile
 
 test-full: test  ## the tests and the slow ones: real programs, stress
 	@$(for_programs)
+	@$(for_refuse_full)
 	PUFFS_PURE=1 $(PY) -m pytest -m "fuse and not loops and not slow" -n $(WORKERS) --dist loadfile
 	$(PY) -m pytest -m slow
 
@@ -140,7 +159,7 @@ bench: $(STAMP)  ## ours and the peers: round trips against a loop in C, trees (
 	@$(PY) -m benchmarks $(BENCH)
 
 clean:  ## remove the environments and everything else that was made here
-	rm -rf $(VENV) $(BENCH_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) $(REFUSE_VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV): $(STAMP)
@@ -164,22 +183,39 @@ $(FUZZ_STAMP): $(STAMP)
 	}
 	@touch $@
 
-# Peers are installed each by itself: one that cannot be built keeps no other away.
+# $(call each,ENVIRONMENT,LIST): install what a list names, each by itself: one that cannot be
+# installed keeps no other away.
+define each
+	grep -o '^[a-z][a-z0-9-]*' $(2) | while read -r name; do \
+		log=$(1)/$$name.log; \
+		if $(1)/bin/python -m pip install $(PIP_FLAGS) "$$(grep "^$$name\>[^-]" $(2))" \
+				>$$log 2>&1 </dev/null; then \
+			rm $$log; \
+		else \
+			echo "make: going on without $$name: see $$log" >&2; \
+		fi; \
+	done
+endef
+
 ifneq ($(call whole,$(BENCH_VENV)),yes)
 .PHONY: $(BENCH_STAMP)
 endif
 $(BENCH_STAMP): benchmarks/peers.txt
 	@$(call venv,$(BENCH_VENV))
-	@grep -o '^[a-z][a-z0-9]*' benchmarks/peers.txt | while read -r peer; do \
-		log=$(BENCH_VENV)/$$peer.log; \
-		if $(BENCH_VENV)/bin/python -m pip install $(PIP_FLAGS) "$$(grep "^$$peer\>" benchmarks/peers.txt)" \
-				>$$log 2>&1 </dev/null; then \
-			rm $$log; \
-		else \
-			echo "make: going on without $$peer: see $$log" >&2; \
-		fi; \
-	done
+	@$(call each,$(BENCH_VENV),benchmarks/peers.txt)
 	@[ -d /$(EXAMPLES) ] || ( cd $(BENCH_VENV) && apt-get download -qq libfuse3-dev && \
 		dpkg -x libfuse3-dev_*.deb libfuse3-dev ) || \
 		echo "make: going on without the examples of libfuse" >&2
 	@echo "$(CURDIR)" > $@
+
+ifneq ($(call whole,$(REFUSE_VENV)),yes)
+.PHONY: $(REFUSE_STAMP)
+endif
+$(REFUSE_STAMP): $(REFUSE_LIST)
+	@$(call venv,$(REFUSE_VENV))
+	@$(call each,$(REFUSE_VENV),$(REFUSE_LIST))
+	@echo "$(CURDIR)" > $@
+
+$(REFUSE_FULL): $(REFUSE_STAMP) $(REFUSE_LIST_FULL)
+	@$(call each,$(REFUSE_VENV),$(REFUSE_LIST_FULL))
+	@touch $@

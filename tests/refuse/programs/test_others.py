@@ -1,0 +1,202 @@
+"""Small programs written for fusepy: what is seen through them is the same on puffs."""
+
+import os
+import struct
+import subprocess
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.refuse.programs.served import (
+    SIDES,
+    TIMES,
+    Words,
+    make_tree,
+    module,
+    mounted,
+    program,
+    seen,
+)
+
+pytestmark = pytest.mark.fuse
+
+BLOCK: Final = 512
+
+
+@dataclass(frozen=True)
+class Use:
+    """How a program is used.
+
+    `words` makes what it shows, in a directory that is empty the first time, and returns its
+    command; `act` uses the mount, and returns what it has seen of it.
+    """
+
+    words: Callable[[Path, Path], Words]
+    act: Callable[[Path], object]
+    without: tuple[str, ...] = ()
+    """Fields of attributes that are different each time."""
+    complains: bool = False
+    """It has exceptions of its own, whatever it runs on."""
+
+
+def text_of(name: str, text: str) -> Callable[[Path], object]:
+    def act(mountpoint: Path) -> object:
+        assert (mountpoint / name).read_text() == text
+        with pytest.raises(FileNotFoundError):
+            os.lstat(mountpoint / "there is no such")
+        return os.statvfs(mountpoint).f_namemax
+
+    return act
+
+
+def fsspec_local(directory: Path, mountpoint: Path) -> Words:
+    tree = directory / "tree"
+    if not tree.exists():
+        make_tree(tree)
+    return [*module("fsspec.fuse"), "local", tree, mountpoint]
+
+
+def fsspec_zip(directory: Path, mountpoint: Path) -> Words:
+    archive = directory / "archive.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("directory/hello.txt", "Hello!\n")
+        file.writestr("large", bytes(range(256)) * 400)
+    return [*module("fsspec.fuse"), f"zip::file://{archive}", "/", mountpoint]
+
+
+MEMORY = """
+import sys, fsspec, fsspec.fuse
+memory = fsspec.filesystem("memory")
+memory.pipe({"/directory/hello.txt": b"Hello!\\n", "/large": bytes(range(256)) * 10_000})
+fsspec.fuse.run(memory, "/", sys.argv[1], foreground=True, threads=True)
+"""
+
+
+def fsspec_memory(directory: Path, mountpoint: Path) -> Words:
+    python, *_ = module("fsspec")
+    script = directory / "memory.py"
+    script.write_text(MEMORY)
+    return [python, script, mountpoint]
+
+
+def change_memory(mountpoint: Path) -> object:
+    text_of("directory/hello.txt", "Hello!\n")(mountpoint)
+    (mountpoint / "made").mkdir()
+    (mountpoint / "made/file").write_text("written through the mount\n")
+    (mountpoint / "large").unlink()
+    assert (mountpoint / "made/file").read_text() == "written through the mount\n"
+    return sorted(os.listdir(mountpoint))
+
+
+def explode(directory: Path, mountpoint: Path) -> Words:
+    fsspec_zip(directory, mountpoint)
+    return [program("explode"), mountpoint, directory / "archive.zip"]
+
+
+def exefs(directory: Path, mountpoint: Path) -> Words:
+    image = directory / "exefs.bin"
+    contents = {b"banner": b"Hello!\n", b"logo": bytes(range(256))}
+    table, data = b"", b""
+    for name, content in contents.items():
+        table += struct.pack("<8sII", name, len(data), len(content))
+        data += content.ljust(BLOCK, b"\0")
+    image.write_bytes(table.ljust(BLOCK, b"\0") + data)
+    return [program("mount_exefs"), "-f", image, mountpoint]
+
+
+def cache_mtime(directory: Path, mountpoint: Path) -> Words:
+    tree = directory / "tree"
+    if not tree.exists():
+        make_tree(tree)
+    cache = directory / f"cache of {mountpoint.name}"
+    return [program("fuse-cache-mtime"), "--cache-dir", cache, tree, mountpoint]
+
+
+def legitfs(directory: Path, mountpoint: Path) -> Words:
+    repository = directory / "repository"
+    tree = repository / "tree"
+    if not tree.exists():
+        make_tree(tree)
+        git = [
+            "git",
+            "-C",
+            str(repository),
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=t@example.org",
+        ]
+        for words in ["init", "-q"], ["add", "."], ["commit", "-qm", "all"]:
+            subprocess.run([*git, *words], check=True)
+    return [program("legitfs"), "-r", repository, mountpoint]
+
+
+def committed(mountpoint: Path) -> object:
+    (file,) = mountpoint.glob(".git/objects/*/hello.txt")
+    return text_of(str(file.relative_to(mountpoint)), "Hello!\n")(mountpoint)
+
+
+def cowfs(directory: Path, mountpoint: Path) -> Words:
+    store = directory / f"store of {mountpoint.name}"
+    store.mkdir()
+    return [program("cowfs"), "mount", store, mountpoint]
+
+
+def change_cow(mountpoint: Path) -> object:
+    (mountpoint / "directory").mkdir()
+    (mountpoint / "directory/file").write_bytes(bytes(range(256)) * 4000)
+    with (mountpoint / "directory/file").open("r+b") as file:
+        file.seek(100_000)
+        file.write(b"in the middle")
+    os.rename(mountpoint / "directory/file", mountpoint / "renamed")
+    assert (mountpoint / "renamed").read_bytes()[100_000:100_013] == b"in the middle"
+    os.truncate(mountpoint / "renamed", 1000)
+    return sorted(os.listdir(mountpoint))
+
+
+def tagfs(directory: Path, mountpoint: Path) -> Words:
+    store = directory / f"store of {mountpoint.name}"
+    store.mkdir()
+    return [program("pytagfs"), "-m", mountpoint, "-d", store]
+
+
+def tag(mountpoint: Path) -> object:
+    (mountpoint / "red").mkdir()
+    (mountpoint / "red/apple").write_text("Hello!\n")
+    assert (mountpoint / "red/apple").read_text() == "Hello!\n"
+    return sorted(os.listdir(mountpoint / "red"))
+
+
+USES: Final = {
+    "fsspec-local": Use(fsspec_local, text_of("hello.txt", "Hello!\n"), TIMES),
+    "fsspec-zip": Use(fsspec_zip, text_of("directory/hello.txt", "Hello!\n"), TIMES),
+    "fsspec-memory": Use(fsspec_memory, change_memory, TIMES),
+    "explosive-fuse": Use(explode, text_of("archive.zip/directory/hello.txt", "Hello!\n"), TIMES),
+    "ninfs": Use(exefs, text_of("banner.bin", "Hello!\n"), TIMES),
+    "fuse-cache-mtime": Use(cache_mtime, text_of("hello.txt", "Hello!\n"), ("st_ctime_ns",)),
+    "legitfs": Use(legitfs, committed, TIMES, complains=True),
+    "pytagfs": Use(tagfs, tag, TIMES),
+}
+
+
+COMPILED: Final = {"cowfs": Use(cowfs, change_cow, TIMES)}
+"""Those that are built where they are installed, or need what is."""
+
+
+@pytest.mark.parametrize(
+    "name", [*USES, *(pytest.param(name, marks=pytest.mark.slow) for name in COMPILED)]
+)
+def test_what_is_seen_is_the_same(name: str, tmp_path: Path) -> None:
+    use, found = {**USES, **COMPILED}[name], []
+    for serve in SIDES:
+        mountpoint = tmp_path.resolve() / serve.__name__
+        mountpoint.mkdir()
+        words = serve(use.words(tmp_path, mountpoint))
+        with mounted(words, mountpoint, complains=use.complains):
+            found.append((use.act(mountpoint), seen(mountpoint, *use.without)))
+    assert len(found[0][1]) > 2
+    assert found == found[:1] * len(SIDES)
