@@ -244,7 +244,8 @@ class _Request:
 
         def serve() -> None:
             try:
-                session.serve(max(self.wanted().threads, len(connection.fds)))
+                threads = max(self.wanted().threads, len(connection.fds))
+                session.serve(threads, self.wanted().spare_threads)
             finally:
                 connection.ended()
 

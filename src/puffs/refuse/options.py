@@ -46,7 +46,7 @@ SWITCHES: Final = ("foreground", "debug", "nothreads")
 """Keywords that go by their truth, and are no option of a list."""
 
 THREADS: Final = 10
-"""How many threads serve unless a program wants one only: libfuse's own limit."""
+"""How many threads serve at most, unless a program wants one only: libfuse's own limit."""
 
 Shown = Callable[[int, int, int], tuple[int, int, int]]
 """Is given mode, uid and gid of a file, and returns those to show."""
@@ -277,8 +277,8 @@ def _yes(text: str) -> bool:
     return _number(text, "0 or 1") != 0
 
 
-def _threads(text: str) -> int:
-    return min(max(_number(text, "a number of threads"), 1), MAX_THREADS)
+def _spare_threads(text: str) -> int:
+    return min(max(_number(text, "a number of threads"), 1), MAX_THREADS) - 1
 
 
 def _modules(text: str) -> tuple[str, ...]:
@@ -315,7 +315,7 @@ _PYTHON_HELP: Final = Refused(
 OPTIONS: Final = (
     # ---- of fusepy itself
     Option("foreground", None, "", "serve in this process", Sets("foreground", True)),
-    Option("nothreads", None, "", "serve on one thread", SetsMount("threads", 1)),
+    Option("nothreads", None, "", "serve on one thread", SetsMount("spare_threads", 0)),
     Option("debug", None, "2 3", "print each request; with foreground", Sets("debug", True)),
     # ---- of mounting
     Option("ro", None, "2 3", "read-only", SetFlag(MS_RDONLY)),
@@ -469,7 +469,7 @@ OPTIONS: Final = (
     ),
     Option("no_remote_flock", None, "2", "those of flock(2) are", SetsMount("flocks", False)),
     # ---- of serving
-    Option("max_threads", "N", "3", "threads at most", SetsMount("threads", _threads)),
+    Option("max_threads", "N", "3", "threads at most", SetsMount("spare_threads", _spare_threads)),
     Option("max_idle_threads", "N", "3", "threads that wait", _THREADS),
     Option(
         "clone_fd",
@@ -522,7 +522,7 @@ def parse(keywords: Mapping[str, object], dialect: Dialect) -> Settings:
             range; the text is one line for people.
     """
     settings = Settings(dialect)
-    settings.mount.threads = THREADS
+    settings.mount.spare_threads = THREADS - 1
     for text in _words(keywords):
         _apply(settings, text)
     for name in SWITCHES:

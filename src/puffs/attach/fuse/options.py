@@ -62,12 +62,13 @@ class MountOptions:
         writeback: the kernel buffers writes, and writes whole pages later.
         passthrough: the kernel reads and writes files of the host itself, where an open brings one.
         threads: how many threads serve, for file servers that block.
+        spare_threads: how many more serve while those are kept by operations. No word stands for
+            this one, nor for those that follow `pagecache`.
         control: `puffs status`, `puffs trace` and their like find a socket of the server.
         slow: requests that take more seconds are logged; None: none is.
         namecache: the kernel may remember names, for as long as the file server says.
         pagecache: the kernel may keep data of files.
-        max_readahead: bytes that the kernel may read ahead; None: as many as it likes. No word
-            stands for this one, and for those that follow: programs ask for them.
+        max_readahead: bytes that the kernel may read ahead; None: as many as it likes.
         max_background: requests that nobody waits for which may be under way; None: as `init` has
             it.
         congestion_threshold: so many of those make the kernel hold back; None: three quarters.
@@ -89,6 +90,7 @@ class MountOptions:
     writeback: bool = False
     passthrough: bool = False
     threads: int = 1
+    spare_threads: int = 0
     control: bool = True
     slow: float | None = None
     namecache: bool = True

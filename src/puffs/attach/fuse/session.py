@@ -34,6 +34,7 @@ from puffs.attach.fuse.mountpoint import resolve
 from puffs.attach.fuse.notify import Notifier
 from puffs.attach.fuse.passthrough import BackingFiles
 from puffs.attach.fuse.reader import AGAIN, END, Observer, Reader, Stop
+from puffs.attach.fuse.relief import Relief
 from puffs.attach.fuse.suspension import Suspension
 from puffs.kernel.mount import Mount
 from puffs.server.cred import requester
@@ -100,21 +101,23 @@ class Session:
         self._observer: Observer | None = None
         self._negotiated: Negotiated | None = None
         self._stepper: Stepper | None = None
+        self._relief: Relief | None = None
         mount.attach(self)
 
     # -------------------------------------------------------------------------------------- serving
 
-    def serve(self, threads: int = 1) -> None:
+    def serve(self, threads: int = 1, spare: int = 0) -> None:
         """Serve on this thread, and on more beside it, until unmounted; then give everything back.
 
-        Each thread reads a clone of the connection, where the kernel makes one.
+        Each thread reads a clone of the connection, where the kernel makes one. Up to `spare` more
+        serve while all of these are kept by operations (`relief`).
         """
         try:
-            self.run(threads)
+            self.run(threads, spare)
         finally:
             self.finish()
 
-    def run(self, threads: int = 1) -> None:
+    def run(self, threads: int = 1, spare: int = 0) -> None:
         """The same until it is unmounted, or `stop`; nothing is given back."""
         if not self.start():
             return
@@ -128,12 +131,14 @@ class Session:
         ]
         for thread in others:
             thread.start()
-        self._serve(reader, self.ready)
+        with self._relieved(spare):
+            self._serve(reader, self.ready)
         for thread in others:
             thread.join()
 
     def stop(self) -> None:
         """Have all threads that serve leave off, after what each is doing. From any other one."""
+        self.hold_spare(monotonic())  # there shall be no more of them
         for _ in self.readers:
             self.soon(_stop)
             self.wake()
@@ -173,11 +178,37 @@ class Session:
             on_table=self._on_table,
             traceless=self._traceless,
         )
+        self.add(reader)
+        return reader
+
+    def add(self, reader: Reader) -> None:
+        """It reads from the connection from now on."""
         with self._lock:
             self._readers.append(reader)
-            if self._observer is not None:
-                reader.observe(self._observer)
-        return reader
+            reader.observe(self._observer)
+
+    def remove(self, reader: Reader) -> None:
+        """It reads no more, until it is added again."""
+        with self._lock:
+            self._readers.remove(reader)
+
+    @contextmanager
+    def _relieved(self, spare: int) -> Iterator[None]:
+        if not spare:
+            yield
+            return
+        with Relief(self, spare) as relief:
+            self._relief = relief
+            yield
+
+    def hold_spare(self, deadline: float) -> bool:
+        """Have no spare thread serve until `spare_go_on`. False if one does at `deadline`."""
+        return self._relief is None or self._relief.hold(deadline)
+
+    def spare_go_on(self) -> None:
+        """Spare threads may serve again."""
+        if self._relief is not None:
+            self._relief.go_on()
 
     def _reader_of(self, fd: int, *args: Any, **kwargs: Any) -> Reader:
         """The kind of reader that this kind of session has."""
@@ -207,7 +238,7 @@ class Session:
         return self._fd
 
     def _serve_beside(self) -> None:
-        fd = self._clone()
+        fd = self.clone()
         try:
             self._serve(self.reader(fd))
         except Exception:
@@ -235,7 +266,7 @@ class Session:
             requester.reset(token)
             self._threads.discard(thread)
 
-    def _clone(self) -> int | None:
+    def clone(self) -> int | None:
         """Another descriptor of the connection (FUSE_DEV_IOC_CLONE), if there can be one."""
         try:
             fd = os.open(mounting.DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -488,6 +519,7 @@ class Session:
         )  # wakes the loop when the path leads here no more
         try:
             mounting.unmount(self.mountpoint, lazy=True)
+            self.hold_spare(monotonic())  # there shall be no more of them
             # One for each that reads: it takes one request and one `_stop`, and ends.
             asked = []
             for _ in list(self._readers):

@@ -70,6 +70,7 @@ class Suspension:
         """
         writers = Writers(self._session.mount.args.payload)
         with _Root(self._session.mountpoint, self._root_type, deadline) as root:
+            self._hold_spare(deadline)
             with self._standstill(deadline) as readers:
                 _hold(readers, Phase.WATCH, writers)
             root.syncfs()
@@ -88,9 +89,10 @@ class Suspension:
             self._flushing,
             _Root(self._session.mountpoint, self._root_type, deadline) as root,
         ):
-            with self._standstill(deadline) as readers:
-                _hold(readers, Phase.WATCH, writers)
             try:
+                self._hold_spare(deadline)
+                with self._standstill(deadline) as readers:
+                    _hold(readers, Phase.WATCH, writers)
                 with self._flushed(root, deadline):
                     pass
             finally:
@@ -101,6 +103,7 @@ class Suspension:
         readers = self._session.readers
         for reader in readers:
             reader.release()
+        self._session.spare_go_on()
         if any(reader.held for reader in readers):
             waking = threading.Thread(
                 target=self._wake_until_served, args=(readers,), name="puffs-resume", daemon=True
@@ -117,6 +120,11 @@ class Suspension:
                 reader.rebuild_soon()
             self._session.wake_by(self._session.mountpoint).join()
             self._session.ended.wait(_PAUSE_SECONDS)
+
+    def _hold_spare(self, deadline: float) -> None:
+        """Those that serve are all there are, from here on. ETIMEDOUT if one does not come back."""
+        if not self._session.hold_spare(deadline):
+            _check_time(deadline)
 
     @contextmanager
     def _flushed(
