@@ -4,7 +4,6 @@ unmounts. In between the program may become a daemon.
 
 import errno
 import os
-import threading
 from collections.abc import Iterable
 from inspect import iscoroutine
 from typing import Any
@@ -124,9 +123,7 @@ class InodeMount:
 
 def _print(mount: Mount) -> None:
     """Print each request, until the mount ends."""
-    threading.Thread(
-        target=print_requests, args=(mount.mountpoint,), name="puffs-debug", daemon=True
-    ).start()
+    print_requests(mount.mountpoint)
 
 
 def settings_of(options: Iterable[str], dialect: Dialect) -> Settings:

@@ -11,7 +11,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
@@ -31,14 +31,9 @@ from puffs.refuse.options import Dialect, Settings, parse
 from puffs.server.cred import caller
 from puffs.server.errors import explain
 
-OPTIONS_WRONG: Final[dict[Dialect, int]] = {"fuse2": 1, "fuse3": 3}
-"""The status with which libfuse's main function ends for options that it does not take."""
-PLACE_WRONG: Final[dict[Dialect, int]] = {"fuse2": 1, "fuse3": 1}
-"""The same for a mount point that is not there."""
-NOT_MOUNTED: Final[dict[Dialect, int]] = {"fuse2": 1, "fuse3": 4}
-"""The same where mounting fails."""
-
-_TRACE_SECONDS = 0.2
+_TRACE_SECONDS: Final = 0.2
+_LAST_WORDS_SECONDS: Final = 2.0
+"""How long, at the end, it may take to print the last requests."""
 
 _ANYBODY: Final = frozenset(
     (
@@ -76,11 +71,9 @@ def serve(
         RuntimeError: it cannot be mounted; its argument is libfuse's exit status, and its cause
             tells what was wrong.
     """
-    with _failing(OPTIONS_WRONG[dialect]):
+    with _failing(dialect):
         settings = parse(keywords, dialect)
-    with _failing(PLACE_WRONG[dialect]):
         place = _place(mountpoint)
-    with _failing(NOT_MOUNTED[dialect]):
         if dialect == "fuse2" and not settings.nonempty:
             _check_empty(place)
         serving = partial(_serve, make_server, place, settings)
@@ -99,13 +92,22 @@ def leave(mount: Mount) -> None:
 
 
 @contextmanager
-def _failing(status: int) -> Iterator[None]:
+def _failing(dialect: Dialect) -> Iterator[None]:
     """What a user can get wrong becomes a line on stderr, and `RuntimeError`."""
     try:
         yield
     except (MountError, OptionError, WrongProtocol) as exc:
         print(f"puffs: {explain(exc)}", file=sys.stderr, flush=True)
-        raise RuntimeError(status) from exc
+        raise RuntimeError(_status(exc, dialect)) from exc
+
+
+def _status(exc: OSError | OptionError, dialect: Dialect) -> int:
+    """The exit status of libfuse's main function."""
+    if dialect == "fuse2":
+        return 1
+    if isinstance(exc, OptionError):
+        return 3
+    return 1 if exc.errno == errno.ENOENT else 4
 
 
 def _place(mountpoint: str) -> str:
@@ -144,11 +146,11 @@ def _serve(
 ) -> None:
     set_up_log(os.path.basename(sys.argv[0]) or "puffs", settings.foreground)
 
+    printing: list[threading.Thread] = []
+
     def settle(mount: Mount) -> None:
         if settings.debug:
-            threading.Thread(
-                target=print_requests, args=(place,), name="puffs-debug", daemon=True
-            ).start()
+            printing.extend(print_requests(place))
         ready(mount)
 
     if threading.current_thread() is not threading.main_thread():
@@ -162,6 +164,8 @@ def _serve(
         on_table=guard(os.getuid()) if settings.allow_root else None,
         signals=_signals(),
     )
+    for thread in printing:
+        thread.join(_LAST_WORDS_SECONDS)
 
 
 def _signals() -> list[signal.Signals]:
@@ -196,12 +200,24 @@ def guard(owner: int) -> OnTable:
     return change
 
 
-def print_requests(place: str) -> None:
-    """What `puffs trace` shows, on stderr, until the mount ends."""
+def print_requests(place: str) -> list[threading.Thread]:
+    """From now on until the mount ends, print on stderr what `puffs trace` shows.
+
+    Returns the thread that does, if all is well.
+    """
+    tracing = ExitStack()
     try:
-        with trace(mounted(place), [], _TRACE_SECONDS) as events:
+        events = tracing.enter_context(trace(mounted(place), [], _TRACE_SECONDS))
+    except OSError as exc:
+        print(f"puffs: debug: {explain(exc)}", file=sys.stderr, flush=True)
+        return []
+
+    def show() -> None:
+        with tracing:
             for event in events:
                 if event:
                     print(line(event), file=sys.stderr, flush=True)
-    except OSError as exc:
-        print(f"puffs: debug: {explain(exc)}", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=show, name="puffs-debug", daemon=True)
+    thread.start()
+    return [thread]

@@ -142,6 +142,11 @@ class Reader:
         self._observer = observer
         self.rebuild_soon()
 
+    @property
+    def observed_by(self) -> Observer | None:
+        """Who watches."""
+        return self._observer
+
     def hold(self, phase: Phase, writers: Writers, most: int) -> None:
         """Put a gate in front of the table, or one of another phase: see `Gate`.
 

@@ -185,7 +185,8 @@ class Session:
         """It reads from the connection from now on."""
         with self._lock:
             self._readers.append(reader)
-            reader.observe(self._observer)
+            if reader.observed_by is not self._observer:
+                reader.observe(self._observer)
 
     def remove(self, reader: Reader) -> None:
         """It reads no more, until it is added again."""
