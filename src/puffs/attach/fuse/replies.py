@@ -5,7 +5,6 @@ what that returned goes to one of the functions here, which polices it (through 
 encodes it and sends it. See `flow` for how the halves are joined.
 """
 
-import os
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
@@ -63,7 +62,7 @@ _TTL_MAX: Final = 1 << 31
 """68 years: beyond it the kernel's own clock arithmetic ends."""
 
 _LIFETIMES_KEPT: Final = 64
-"""Pairs of lifetimes of entries that are not worked out again. File servers have few."""
+"""Lifetimes, and pairs of them, that are not worked out again. File servers have few."""
 
 _Adopt = Callable[[Cookie], Vnode]
 
@@ -308,6 +307,7 @@ class Replies:
         pack = _ATTR_REPLY.pack
         size, types = ATTR_REPLY_SIZE, police.TYPES
         seconds, nanoseconds = lifetime(self._mount.server.attr_ttl)
+        lifetimes: dict[float, tuple[int, int]] = {}
 
         def attr(reply: Any, unique: int, vnode: Vnode) -> None:
             if type(reply) is not Attr or reply.wire[TYPE_BYTE] >> 4 not in types:
@@ -320,10 +320,16 @@ class Replies:
 
         def timed(reply: TimedAttr, unique: int, vnode: Vnode) -> None:
             """The same for attributes with a lifetime of their own."""
-            police.attributes(reply, vnode.cookie, "getattr")
-            whole, part = lifetime(reply.ttl)
-            ino = reply.ino or vnode.ino
-            send(pack(size, 0, unique, whole, part, 0, ino) + reply.wire, unique)
+            wire, ttl = reply.wire, reply.ttl
+            if wire[TYPE_BYTE] >> 4 not in types:
+                police.attributes(reply, vnode.cookie, "getattr")
+            known = lifetimes.get(ttl)
+            if known is None:
+                known = lifetime(ttl)
+                if len(lifetimes) < _LIFETIMES_KEPT:
+                    lifetimes[ttl] = known
+            whole, part = known
+            send(pack(size, 0, unique, whole, part, 0, reply.ino or vnode.ino) + wire, unique)
 
         def send(message: bytes, unique: int) -> None:
             try:
@@ -484,17 +490,20 @@ class Answer:
         attr = entry.attr
         if attr is None:
             raise TypeError(f"the entry of {name!r} has no attributes")
-        kind = attr.mode >> 12
-        if name in _DOTS:
-            head, ino = _NO_ENTRY, attr.ino
-        else:
+        if attr.wire[TYPE_BYTE] >> 4 not in police.TYPES:
             police.attributes(attr, entry.node, "readdir")
-            text = os.fsdecode(name)
-            police.filename(text, "readdir", self._parent.cookie)
+        ino = attr.ino
+        if name in _DOTS:
+            head = _NO_ENTRY
+        else:
+            text = str(name, "utf-8", "surrogateescape")
+            if not 0 < len(name) <= police.NAME_MAX or "/" in text or "\0" in text:
+                police.filename(text, "readdir", self._parent.cookie)
             vnode = self._vnodes.adopt(entry.node, self._parent, text)
             self._told_of.append(vnode)
-            head, ino = pack_entry(vnode, attr, self._replies.lifetimes_of(entry)), attr.ino
-        self.parts += head, pack_dirent(ino or UNKNOWN_INO, next, name, kind)
+            head = pack_entry(vnode, attr, self._replies.lifetimes_of(entry))
+            ino = ino or vnode.ino
+        self.parts += head, pack_dirent(ino or UNKNOWN_INO, next, name, attr.wire[TYPE_BYTE] >> 4)
         self._room = room
         return True
 
