@@ -483,6 +483,76 @@ def test_another_loop_drives_a_session(mountpoint: Path) -> None:
     assert not os.path.ismount(mountpoint)
 
 
+def test_trio_serves_a_session_by_tasks_that_take_turns(mountpoint: Path) -> None:
+    trio = pytest.importorskip("trio")
+    log: list[object] = []
+
+    class Trio(puffs.FileSystem[str]):
+        attr_ttl = name_ttl = 0.0
+
+        def __init__(self) -> None:
+            self.open_gate = trio.Event()
+
+        def mount(self) -> str:
+            return "/"
+
+        def lookup(self, dir: str, name: str, cred: puffs.Cred) -> str:
+            return name
+
+        def readdir(self, dir: str, offset: int, file: object) -> list[str]:
+            return []
+
+        async def getattr(self, node: str, file: object = None) -> puffs.Attr:  # type: ignore[override]
+            kind = stat.S_IFDIR if node == "/" else stat.S_IFREG
+            return puffs.Attr(kind | 0o777, size=len(TEXT))
+
+        async def open(self, node: str, flags: int, cred: puffs.Cred) -> None:  # type: ignore[override]
+            before = trio.lowlevel.current_task()
+            with trio.move_on_after(0.05) as scope:
+                await trio.sleep_forever()
+            assert scope.cancelled_caught
+            if node == "first":
+                await self.open_gate.wait()  # opened by the second, which is served meanwhile
+            else:
+                self.open_gate.set()
+            assert trio.lowlevel.current_task() is before
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep, 0)
+            log.append((node, puffs.caller().pid != 0))
+
+        async def read(self, node: str, offset: int, size: int, file: object) -> bytes:  # type: ignore[override]
+            return TEXT[offset : offset + size]
+
+        async def reclaim(self, node: str) -> None:  # type: ignore[override]
+            await trio.sleep(0)
+            log.append(f"reclaim {node}")
+
+        async def unmounted(self) -> None:  # type: ignore[override]
+            await trio.sleep(0)
+            log.append("unmounted")
+
+    async def program() -> None:
+        async with trio.open_nursery() as nursery:
+            session = puffs.session(Trio(), mountpoint, start_soon=nursery.start_soon)
+
+            async def use() -> None:
+                command = "cat $0/first & sleep 0.1; cat $0/second; wait; umount $0"
+                done = await trio.run_process(
+                    ["sh", "-c", command, mountpoint], capture_stdout=True
+                )
+                assert done.stdout == TEXT * 2
+
+            nursery.start_soon(use)
+            await session.serve()
+        await session.finish()
+
+    trio.run(program)
+    assert log[:2] == [("second", True), ("first", True)]
+    assert sorted(map(str, log[2:4])) == ["reclaim first", "reclaim second"]
+    assert log[4:] == ["unmounted"]
+    assert not os.path.ismount(mountpoint)
+
+
 def test_a_session_for_another_loop_begins_without_waiting(mountpoint: Path) -> None:
     trio = pytest.importorskip("trio")
 

@@ -167,7 +167,6 @@ class TrioServer:
             self._reader = session.reader(stepper=self._stepper)
             os.set_blocking(session.fileno(), False)
             self._poller.register(session.fileno(), select.POLLIN)
-            session.ready()
             self._hire(min_tasks, max_tasks)
 
     async def close(self) -> None:
