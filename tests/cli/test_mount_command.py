@@ -127,7 +127,7 @@ def test_mounts_in_the_background_and_unmounts(mnt: Path) -> None:
 def test_a_background_server_holds_no_terminal_and_no_directory(mnt: Path) -> None:
     succeeds(*PUFFS, "mount", "servers.py:Fine", "mnt", cwd=mnt.parent)
     with all_end(mnt):
-        table = succeeds("ps", "-eo", "pid=,tty=,args=")
+        table = succeeds("ps", "-ww", "-eo", "pid=,tty=,args=")
         server = next(int(line.split()[0]) for line in table.splitlines() if "servers.py:" in line)
         assert os.readlink(f"/proc/{server}/cwd") == "/"
         for standard in (0, 1, 2):
