@@ -12,8 +12,10 @@ from typing import Final
 import pytest
 
 from tests.refuse.programs.served import (
+    ENVIRONMENT,
     SIDES,
     TIMES,
+    WITHOUT_LIBFUSE,
     Words,
     make_tree,
     module,
@@ -200,3 +202,23 @@ def test_what_is_seen_is_the_same(name: str, tmp_path: Path) -> None:
             found.append((use.act(mountpoint), seen(mountpoint, *use.without)))
     assert len(found[0][1]) > 2
     assert found == found[:1] * len(SIDES)
+
+
+OFF_LINUX = """
+import ctypes.util, sys  # which finds libraries of the system that there is
+sys.platform, name, library = "darwin", *sys.argv[1:]
+from importlib import import_module
+module = import_module(name)
+print(module.__name__ == library, module.FUSE.__module__ == library, module.__file__)
+"""
+
+
+@pytest.mark.parametrize(("name", "library"), [("fusepy", "fuse"), ("mfusepy", "mfusepy")])
+@pytest.mark.skipif(WITHOUT_LIBFUSE in os.environ, reason="the libraries need it")
+def test_off_linux_the_library_itself_is_imported(name: str, library: str) -> None:
+    (python, *_) = module(library)
+    command = [python, "-c", OFF_LINUX, f"puffs.refuse.{name}", library]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3] / "src")}
+    told = subprocess.check_output(command, env=environment, text=True).split()
+    assert told[:2] == ["True", "True"]
+    assert Path(told[2]).is_relative_to(ENVIRONMENT)
