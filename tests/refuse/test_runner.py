@@ -158,6 +158,20 @@ def test_an_old_python_is_told_so_when_it_asks(refuse: Run) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "code", ["import fuse; class_ = fuse.Fuse", "from fuse import Fuse", "from fuse import Stat"]
+)
+def test_a_program_for_the_other_module_fuse_is_told_so(refuse: Run, code: str) -> None:
+    done = refuse("--", "-c", code)
+    assert done.returncode == 1
+    assert "ImportError: fuse." in done.stderr
+    assert "libfuse's own binding (fuse-python" in done.stderr
+    asks = "import fuse; print(hasattr(fuse, '__version__'), hasattr(fuse, 'other'))"
+    done = refuse("--", "-c", asks)
+    assert (done.returncode, done.stdout) == (0, "False False\n")
+    assert done.stderr.count("libfuse's own binding") == 1
+
+
 def test_exit_status_and_signals_are_those_of_the_program(refuse: Run, tmp_path: Path) -> None:
     assert refuse("--", "-c", "raise SystemExit(7)").returncode == 7
     for number in signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ:

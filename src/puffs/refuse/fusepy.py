@@ -19,7 +19,7 @@ Its programs run as they are. What is different, and meant to be:
 import ctypes
 import logging
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from puffs.refuse.calls import Dialect, Method
 from puffs.refuse.path_api import (
@@ -50,6 +50,27 @@ from puffs.refuse.structs import (
 from puffs.refuse.structs import fuse_file_info_2 as fuse_file_info
 
 log = logging.getLogger("fuse")
+
+_OF_ANOTHER_FUSE = frozenset(
+    (
+        *("Direntry", "Flock", "Fuse", "FuseArgs", "FuseFileInfo", "FuseGetContext"),
+        *("FuseOptParse", "Stat", "StatVfs", "Timespec"),
+    )
+)
+_ANOTHER_FUSE = (
+    "it is a name of libfuse's own binding (fuse-python, or python-fuse), which is another module "
+    "fuse with another API. puffs provides that of fusepy: the program needs the binding itself"
+)
+
+if not TYPE_CHECKING:  # for which the module would have every name
+
+    def __getattr__(name: str) -> Any:
+        """Tell programs that were written for the other module of this name what is wrong."""
+        if name in _OF_ANOTHER_FUSE:
+            raise ImportError(f"fuse.{name}: {_ANOTHER_FUSE}", name=name)
+        if name == "__version__":  # they ask for it first, and some of fusepy's as well
+            log.warning("fuse.%s: %s", name, _ANOTHER_FUSE)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Operations(BaseOperations):
