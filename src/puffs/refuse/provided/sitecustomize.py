@@ -9,7 +9,6 @@ import os
 import sys
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import module_from_spec
 from types import ModuleType
 
 TYPE_CHECKING = False
@@ -53,7 +52,7 @@ class Instead:
         """Called for every import; see `importlib.abc.MetaPathFinder`."""
         if name not in self.table:
             return None
-        # Not a Loader by name: importlib.abc would make every start of Python longer.
+        # Not a Loader by name, for importlib.abc takes as long as all the rest here.
         return ModuleSpec(name, self, origin=self.table[name])  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
@@ -102,6 +101,9 @@ def run_hidden() -> None:
     places = [place for place in sys.path if os.path.abspath(place) != PLACE]
     spec = PathFinder.find_spec("sitecustomize", places)
     if spec is not None and spec.loader is not None:
+        # Here, for few environments have one: it would make every start of Python longer.
+        from importlib.util import module_from_spec
+
         module = sys.modules["sitecustomize"] = module_from_spec(spec)
         spec.loader.exec_module(module)
 
