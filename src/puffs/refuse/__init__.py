@@ -11,6 +11,7 @@ ORIGINALS = {
     "puffs.refuse.fusepy": "fuse",
     "puffs.refuse.mfusepy": "mfusepy",
     "puffs.refuse.pyfuse3": "pyfuse3",
+    "puffs.refuse.pyfuse3._pyfuse3": "pyfuse3._pyfuse3",
     "puffs.refuse.pyfuse3.asyncio": "pyfuse3.asyncio",
     "puffs.refuse.llfuse": "llfuse",
 }

@@ -30,6 +30,7 @@ PROVIDED = {
     "fusepy": "puffs.refuse.fusepy",
     "mfusepy": "puffs.refuse.mfusepy",
     "pyfuse3": "puffs.refuse.pyfuse3",
+    "pyfuse3._pyfuse3": "puffs.refuse.pyfuse3._pyfuse3",
     "pyfuse3.asyncio": "puffs.refuse.pyfuse3.asyncio",
     "pyfuse3_asyncio": "puffs.refuse.pyfuse3.asyncio",
     "llfuse": "puffs.refuse.llfuse",
