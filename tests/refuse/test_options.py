@@ -111,7 +111,6 @@ def test_each_is_taken_or_refused_by_name(
         ({"attr_timeout": "1e3"}, "attr_timeout", 1000.0),
         ({"negative_timeout": -1}, "negative_timeout", 0.0),
         ({"entry_timeout": math.inf}, "entry_timeout", math.inf),
-        ({"noforget": True}, "remember", math.inf),
         ({"auto_cache": True, "noauto_cache": True}, "auto_cache", False),
         ({"direct_io": True}, "direct_io", True),
         ({"direct_io": False}, "direct_io", False),
@@ -178,6 +177,7 @@ def test_what_is_given_is_what_puffs_is_asked_for(
         ({"modules": "iconv", "to_code": "klingon"}, ["'to_code'", "'klingon'"]),
         ({"modules": "iconv", "from_code": "utf-16"}, ["'from_code'", "utf-16"]),
         ({"fd": 5}, ["'fd'", "leave it out"]),
+        ({"noforget": True}, ["'noforget'", "use_ino"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(keywords: dict[str, Any], says: list[str]) -> None:

@@ -80,7 +80,7 @@ class Settings:
         readdir_ino: listings show the inode numbers of files that are known.
         hard_remove: an open file is removed at once, and not renamed until it is closed.
         remember: the seconds for which a file keeps its inode number when the kernel has forgotten
-            it.
+            it: none, and no option says otherwise.
         modules: the names of the modules that stand between the kernel and the program, the
             innermost first.
         module_options: what their own options say.
@@ -295,7 +295,7 @@ def _modules(text: str) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------- the table
 
 _SPLICING: Final = NoDifference("how data is copied; puffs copies it once")
-_THREADS: Final = NoDifference("puffs starts its threads once, and keeps them")
+_THREADS: Final = NoDifference("a thread that is not needed any more ends")
 _MOUNTER: Final = Refused("whoever mounts sets it, and that is puffs", "leave it out")
 _LABELS: Final = Refused(
     "puffs gives the kernel no security labels", "mount with them by mount -o remount"
@@ -307,6 +307,10 @@ _BLOCK: Final = Refused(
 _SIGNALLED: Final = NoDifference("Python repeats a call that a signal has interrupted (PEP 475)")
 _MOUNT_FUSE: Final = Refused(
     "it is for mount.fuse, which starts programs", "start the program as that user"
+)
+_FORGETS: Final = Refused(
+    "a file has its inode number for as long as the kernel knows it",
+    "give use_ino, with numbers of the program's own",
 )
 _PYTHON_HELP: Final = Refused(
     "a program in Python has a help page of its own", "see docs/migrating.md for the options"
@@ -387,8 +391,8 @@ OPTIONS: Final = (
     ),
     Option("use_ino", None, "2 3", "inode numbers are the program's", Sets("use_ino", True)),
     Option("readdir_ino", None, "2 3", "listings have inode numbers", Sets("readdir_ino", True)),
-    Option("noforget", None, "2 3", "inode numbers stay", Sets("remember", math.inf)),
-    Option("remember", "T", "2 3", "inode numbers stay so long", Sets("remember", _seconds)),
+    Option("noforget", None, "2 3", "inode numbers stay", _FORGETS),
+    Option("remember", "T", "2 3", "inode numbers stay so long", _FORGETS),
     Option("hard_remove", None, "2 3", "remove open files at once", Sets("hard_remove", True)),
     Option(
         "nopath",
