@@ -105,7 +105,7 @@ class Operations(BaseOperations):
         """As `init`, and in its place: `config_3` may be changed."""
 
     @unset
-    def lock(self, path: str, fh: Any, cmd: int, lock: Any) -> int:
+    def lock(self, path: str, fh: Any, cmd: int, lock: Any) -> int | None:
         """Record locks: `cmd` is F_GETLK, F_SETLK or F_SETLKW of fcntl(2)."""
         raise FuseOSError(errno.ENOSYS)
 
@@ -115,7 +115,7 @@ class Operations(BaseOperations):
         return [".", ".."]
 
     @unset
-    def poll(self, path: str, fh: Any, ph: Any, reventsp: Any) -> int:
+    def poll(self, path: str, fh: Any, ph: Any, reventsp: Any) -> int | None:
         """What a file is ready for: goes into `reventsp`."""
         raise FuseOSError(errno.ENOSYS)
 
@@ -130,12 +130,12 @@ class Operations(BaseOperations):
         raise FuseOSError(errno.ENOSYS)
 
     @unset
-    def flock(self, path: str, fh: Any, op: int) -> int:
+    def flock(self, path: str, fh: Any, op: int) -> int | None:
         """Locks of flock(2)."""
         raise FuseOSError(errno.ENOSYS)
 
     @unset
-    def fallocate(self, path: str, mode: int, offset: int, size: int, fh: Any) -> int:
+    def fallocate(self, path: str, mode: int, offset: int, size: int, fh: Any) -> int | None:
         """Reserve, punch or zero a range."""
         raise FuseOSError(errno.ENOSYS)
 

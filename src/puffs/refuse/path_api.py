@@ -135,17 +135,17 @@ class BaseOperations:
     """
 
     @unset
-    def access(self, path: str, amode: int) -> int:
+    def access(self, path: str, amode: int) -> int | None:
         """May the caller do `amode`? Asked for access(2) and chdir(2)."""
         return 0
 
     @unset
-    def chmod(self, path: str, mode: int) -> int:
+    def chmod(self, path: str, mode: int) -> int | None:
         """Set the permissions; `mode` has the type of the file too."""
         raise FuseOSError(errno.EROFS)
 
     @unset
-    def chown(self, path: str, uid: int, gid: int) -> int:
+    def chown(self, path: str, uid: int, gid: int) -> int | None:
         """Set owner and group; -1 leaves one as it is."""
         raise FuseOSError(errno.EROFS)
 
@@ -159,17 +159,17 @@ class BaseOperations:
         """The mount is gone. `path` is "/"."""
 
     @unset
-    def flush(self, path: str, fh: Any) -> int:
+    def flush(self, path: str, fh: Any) -> int | None:
         """A descriptor is being closed."""
         return 0
 
     @unset
-    def fsync(self, path: str, datasync: int, fh: Any) -> int:
+    def fsync(self, path: str, datasync: int, fh: Any) -> int | None:
         """Bring a file to stable storage."""
         return 0
 
     @unset
-    def fsyncdir(self, path: str, datasync: int, fh: Any) -> int:
+    def fsyncdir(self, path: str, datasync: int, fh: Any) -> int | None:
         """Bring a directory to stable storage."""
         return 0
 
@@ -194,7 +194,7 @@ class BaseOperations:
         raise FuseOSError(errno.ENOTTY)
 
     @unset
-    def link(self, target: str, source: str) -> int:
+    def link(self, target: str, source: str) -> int | None:
         """Give the file `source` the further name `target`."""
         raise FuseOSError(errno.EROFS)
 
@@ -204,12 +204,12 @@ class BaseOperations:
         return []
 
     @unset
-    def mkdir(self, path: str, mode: int) -> int:
+    def mkdir(self, path: str, mode: int) -> int | None:
         """Make a directory."""
         raise FuseOSError(errno.EROFS)
 
     @unset
-    def mknod(self, path: str, mode: int, dev: int) -> int:
+    def mknod(self, path: str, mode: int, dev: int) -> int | None:
         """Make a file of any type; of a regular one only where there is no `create`."""
         raise FuseOSError(errno.EROFS)
 
@@ -239,32 +239,34 @@ class BaseOperations:
         raise FuseOSError(errno.ENOENT)
 
     @unset
-    def release(self, path: str, fh: Any) -> int:
+    def release(self, path: str, fh: Any) -> int | None:
         """An open file is given back."""
         return 0
 
     @unset
-    def releasedir(self, path: str, fh: int) -> int:
+    def releasedir(self, path: str, fh: int) -> int | None:
         """An open directory is given back."""
         return 0
 
     @unset
-    def removexattr(self, path: str, name: str) -> int:
+    def removexattr(self, path: str, name: str) -> int | None:
         """Take an extended attribute away."""
         raise FuseOSError(ENOTSUP)
 
     @unset
-    def rename(self, old: str, new: str) -> int:
+    def rename(self, old: str, new: str) -> int | None:
         """Move a file, replacing what is there."""
         raise FuseOSError(errno.EROFS)
 
     @unset
-    def rmdir(self, path: str) -> int:
+    def rmdir(self, path: str) -> int | None:
         """Take a directory away."""
         raise FuseOSError(errno.EROFS)
 
     @unset
-    def setxattr(self, path: str, name: str, value: bytes, options: int, position: int = 0) -> int:
+    def setxattr(
+        self, path: str, name: str, value: bytes, options: int, position: int = 0
+    ) -> int | None:
         """Set an extended attribute."""
         raise FuseOSError(ENOTSUP)
 
@@ -274,22 +276,22 @@ class BaseOperations:
         return {}
 
     @unset
-    def symlink(self, target: str, source: str) -> int:
+    def symlink(self, target: str, source: str) -> int | None:
         """Make `target` a symbolic link that holds `source`."""
         raise FuseOSError(errno.EROFS)
 
     @unset
-    def truncate(self, path: str, length: int, fh: Any = None) -> int:
+    def truncate(self, path: str, length: int, fh: Any = None) -> int | None:
         """Set the length of a file."""
         raise FuseOSError(errno.EROFS)
 
     @unset
-    def unlink(self, path: str) -> int:
+    def unlink(self, path: str) -> int | None:
         """Take the name of a file away."""
         raise FuseOSError(errno.EROFS)
 
     @unset
-    def utimens(self, path: str, times: Any = None) -> int:
+    def utimens(self, path: str, times: Any = None) -> int | None:
         """Set the times of access and of modification."""
         return 0
 
