@@ -92,7 +92,9 @@ def check(result: Any) -> None:
     libfuse takes a positive number for a mistake, and tells ERANGE.
     """
     if isinstance(result, int):
-        raise OSError(code := -result if result < 0 else errno.ERANGE, os.strerror(code))
+        if result == -errno.ENOSYS:
+            raise refusal()
+        raise error(-result if result < 0 else errno.ERANGE)
 
 
 _HANDLES: Final = (1 << 64) - 1

@@ -14,7 +14,7 @@ from typing import Any, Final
 from puffs.attach.fuse.abi import IOCTL_IN
 from puffs.attach.fuse.channel import BODY, Channel
 from puffs.attach.fuse.options import MountOptions
-from puffs.refuse.calls import Calls, Dialect, Method, absent, error
+from puffs.refuse.calls import Calls, Dialect, Method, error
 from puffs.refuse.structs import c_flock_t
 from puffs.server.cred import Cred, requester
 from puffs.server.types import Lock
@@ -52,7 +52,7 @@ def kept_locks(calls: Calls, asked: MountOptions) -> tuple[bool, bool]:
 def _advlock(calls: Calls, dialect: Dialect, asked: MountOptions, raw_fi: bool) -> Method | None:
     if not any(kept_locks(calls, asked)):
         return None
-    lock_records, lock_whole = calls.status("lock") or absent, calls.status("flock") or absent
+    lock_records, lock_whole = calls.status("lock") or _nothing, calls.status("flock") or _nothing
     argument = dialect.lock_argument
 
     def advlock(path: str | None, op: str, lock: Lock, owner: int, file: Any) -> Lock | None:
@@ -73,6 +73,10 @@ def _advlock(calls: Calls, dialect: Dialect, asked: MountOptions, raw_fi: bool) 
         return _of_record(record) if op == "get" else None
 
     return advlock
+
+
+def _nothing(*_args: Any) -> None:
+    """In place of locks of a kind that the kernel keeps by itself: what is closed has none."""
 
 
 def _of_record(record: c_flock_t) -> Lock:
