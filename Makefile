@@ -112,7 +112,7 @@ SECONDS ?= 60
 
 for_fuzz = $(MAKE) -s $(FUZZ_STAMP) || echo "make: going on without fuzzing" >&2
 
-.PHONY: help demo test test-full statements operations fuzz lint format bench clean $(VENV) $(BENCH_VENV)
+.PHONY: help demo test test-full statements operations recorded fuzz lint format bench clean $(VENV) $(BENCH_VENV)
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-zA-Z.$$()_-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
@@ -139,6 +139,10 @@ statements: $(STAMP)  ## what is proved of the reference, into docs/semantics.md
 
 operations: $(STAMP)  ## record what the kernel asks for each call, into docs/operations.md
 	@$(PY) -m tests.operations
+
+recorded: $(STAMP)  ## what servers do on the libraries that puffs refuse stands for, into tests/refuse/recorded
+	@$(for_refuse_full)
+	@$(PY) -m tests.refuse.record
 
 fuzz: $(FUZZ_STAMP)  ## hostile bytes into the decoders of frames (SECONDS=60 for each)
 	@$(PY) -m tests.fuzz $(SECONDS)

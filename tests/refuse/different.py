@@ -1,0 +1,97 @@
+"""What callers see otherwise on puffs than on the libraries, and why: the whole list."""
+
+import fnmatch
+from typing import Final, NamedTuple
+
+
+class Different(NamedTuple):
+    """Answers of puffs that are not those of the library; places are patterns as in fnmatch."""
+
+    twins: str
+    cases: str
+    labels: str
+    reason: str
+
+
+_TIMES = (
+    "one time that is set alone is not told by libfuse 2, and told by libfuse 3 as numbers that "
+    "are no times: programs get two times here, as they expect"
+)
+_NUMBERLESS = "an OSError without a number: fusepy itself stumbles over it, and the errno is chance"
+_BYTES = "whatever holds bytes may be returned"
+_NEVER = "what no file server may answer is EPROTO, and told to the program's author in the log"
+_UTF8 = "fusepy refuses names that are not UTF-8; here they come as mfusepy has them"
+_FALLOCATE = "fusepy has no fallocate, and here what a program defines is called"
+_ENDING = (
+    "libfuse 3 has a status for signals, and mfusepy makes an exception of it: an end asked for"
+)
+_CRITICAL = "fusepy fails to raise what was to end it, and goes on"
+
+_DOTS = "the dots are listed where the library leaves them out"
+_LINKED = "an open file that another name leads to is not hidden, and known by that name"
+_STATVFS = "a file system that does not say how large it is can be asked all the same"
+_ATOMIC = "libfuse 3 hands O_TRUNC on to open; here truncate is asked, as by libfuse 2"
+_HANDLE = "a file that is truncated while it is open comes with its handle"
+
+DIFFERENT: Final = (
+    Different("*fusepy noting", "noting: what_is_asked", "unlink while open", _LINKED),
+    Different("mfusepy noting", "noting: what_is_asked", "replace", _ATOMIC),
+    Different("mfusepy noting", "noting: what_is_asked", "change while open", _HANDLE),
+    Different("mfusepy memory", "tree: opens", "truncated", _ATOMIC),
+    Different("pyfuse3 tmpfs", "tree: opens", "truncated", _ATOMIC),
+    Different("pyfuse3 hello*", "hello: hello", "statvfs", _STATVFS),
+    Different("pyfuse3 replies", "replies: replies", "default of statfs", _STATVFS),
+    *(
+        Different(f"{library} *", f"tree: {case}", label, _DOTS)
+        for library in ("pyfuse3", "llfuse")
+        for case, label in (
+            ("entries", "*"),
+            ("many", "in small pieces"),
+            ("changing", "before"),
+            ("changing", "rewound"),
+        )
+    ),
+    Different("*", "mount: mount_table", "mount", "mounts of puffs are known by their type"),
+    Different(
+        "*", "tree: stat_the_root", "number", "inodes without numbers are numbered otherwise"
+    ),
+    Different("*fusepy *", "tree: times_now_and_not", "*", _TIMES),
+    Different("mfusepy *", "tree: times", "none: is", _TIMES),
+    Different("*memory", "tree: times", "before 1970: is", "libraries round it towards 1970"),
+    Different("fusepy *", "tree: fallocates", "*", _FALLOCATE),
+    Different("*fusepy *", "tree: entries", "kinds", "the dots are directories"),
+    Different("*fusepy *", "tree: entries", "numbers", "and have the numbers of directories"),
+    Different(
+        "*fusepy *", "tree: hard_links", "same", "two names that a link(2) made are one file"
+    ),
+    Different("fusepy *", "tree: names_that_are_not_utf8", "*", _UTF8),
+    Different("*", "tree: names_that_are_too_long", "listed", "no name has more than 255 bytes"),
+    Different(
+        "*memory", "tree: names_that_are_too_long", "longer than any", "the server is not asked"
+    ),
+    Different("*", "tree: file_system", "is", "f_bsize is what reads and writes are best made in"),
+    Different("*", "defaults: what_is_not_there", "statvfs", "f_bsize, as above"),
+    Different("mfusepy *", "tree: renames_with_flags", "*", "flags that no program is told of"),
+    Different("fusepy *", "answers: errors", "*: raise OSError", _NUMBERLESS),
+    Different("fusepy *", "answers: errors", "*: raise FileNotFoundError", _NUMBERLESS),
+    Different("fusepy *", "answers: errors", "*: raise PermissionError", _NUMBERLESS),
+    Different("fusepy *", "answers: errors", "*: raise TimeoutError", _NUMBERLESS),
+    Different("*fusepy *", "answers: reads", "bytearray", _BYTES),
+    Different("*fusepy *", "answers: reads", "memoryview", _BYTES),
+    Different("*fusepy *", "answers: writes", "long", _NEVER),
+    Different("*fusepy *", "answers: links", "long", _NEVER),
+    Different("*fusepy *", "answers: extended_attributes", "user.text", _NEVER),
+    Different("*", "opened: open_files", "mapped", "newer kernels let such files be mapped"),
+    Different("mfusepy offsets", "offsets: piece_by_piece", "positions", "the dots have their own"),
+    Different("mfusepy ending", "life", "SIG*", _ENDING),
+    Different("fusepy critical", "life", "*", _CRITICAL),
+)
+
+
+def reason_for(name: str, case: str, label: str) -> str | None:
+    """Why an answer may be another one on puffs."""
+    for row in DIFFERENT:
+        patterns = ((name, row.twins), (case, row.cases), (label, row.labels))
+        if all(fnmatch.fnmatchcase(*pair) for pair in patterns):
+            return row.reason
+    return None

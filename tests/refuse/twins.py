@@ -1,0 +1,138 @@
+"""The same server on the library that it was written for, and on puffs: what callers see of both.
+
+A server is a program of `servers/`, which imports `fuse`, `mfusepy`, `pyfuse3` or `llfuse` like
+anybody's. Another process (`caller.py`) makes the calls of `cases/` on what it has mounted.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tests.fuse.conftest import give_back
+from tests.refuse import lives
+from tests.refuse.different import reason_for
+from tests.refuse.stage import HERE, REPOSITORY, Stage, Twin
+
+RECORDED: Final = HERE / "recorded"
+
+LIMIT: Final = 160.0
+"""Seconds for all calls on one mount. Whoever waits for longer gets an error."""
+
+Answers = dict[str, dict[str, Any]]
+"""By case and label."""
+
+
+def answers(twin: Twin, *, stock: bool) -> Answers:
+    """Run a server, make its calls, and return what came of them."""
+    with tempfile.TemporaryDirectory(prefix="twins-") as name:
+        directory = Path(name).resolve()
+        directory.chmod(0o755)
+        stage = Stage(twin, stock, directory)
+        if twin.life is not None:
+            return {"life": twin.life(stage)}
+        with stage.serving():
+            return _called(stage)
+
+
+def _called(stage: Stage) -> Answers:
+    """What a caller in another process sees of a mount."""
+    given = {
+        "mountpoint": str(stage.mountpoint),
+        "backing": str(stage.backing) if "{backing}" in stage.twin.command else None,
+        "side": str(stage.side) if "{side}" in stage.twin.command else None,
+        "sections": stage.twin.sections,
+    }
+    command = [sys.executable, "-m", "tests.refuse.caller", json.dumps(given)]
+    caller = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    too_long = threading.Timer(LIMIT, give_back, [stage.mountpoint])
+    too_long.start()
+    try:
+        told, said = caller.communicate()
+    finally:
+        too_long.cancel()
+    assert caller.returncode == 0, said.decode(errors="replace") + stage.said()
+    found: Answers = {}
+    for line in told.splitlines():
+        found |= json.loads(line)
+    return found
+
+
+def differences(name: str, recorded: Answers, found: Answers) -> Iterator[str]:
+    """What is not the same, and has no reason in the table: a line for each."""
+    for case in dict.fromkeys([*recorded, *found]):
+        theirs, ours = recorded.get(case, {}), found.get(case, {})
+        for label in dict.fromkeys([*theirs, *ours]):
+            if theirs.get(label) != ours.get(label) and not reason_for(name, case, label):
+                yield f"{case}: {label}: {theirs.get(label)!r}; on puffs {ours.get(label)!r}"
+
+
+def record_of(name: str) -> Path:
+    """The file of what a library answered."""
+    return RECORDED / f"{name.replace(' ', '-')}.json"
+
+
+def recorded(name: str) -> Answers:
+    """What the library itself answered."""
+    found: Answers = json.loads(record_of(name).read_text())
+    return found
+
+
+_TREE: Final = ("tree", "mount")
+_PATHS: Final = {
+    "loopback": ("loopback.py {module} {backing} {mountpoint}", _TREE),
+    "loopback use_ino": (
+        "loopback.py {module} {backing} {mountpoint} use_ino fsname=loop subtype=back",
+        _TREE,
+    ),
+    "loopback nothreads": ("loopback.py {module} {backing} {mountpoint} nothreads", _TREE),
+    "loopback allow_other": (
+        "loopback.py {module} {backing} {mountpoint} allow_other",
+        ("users", "mount"),
+    ),
+    "loopback permissions": (
+        "loopback.py {module} {backing} {mountpoint} allow_other default_permissions",
+        ("users", "mount"),
+    ),
+    "loopback alone": ("loopback.py {module} {backing} {mountpoint}", ("users",)),
+    "memory": ("memory.py {module} {mountpoint}", _TREE),
+    "context": ("context.py {module} {mountpoint} allow_other", ("context", "mount")),
+    "nothing": ("defaults.py {module} nothing {mountpoint}", ("defaults",)),
+    "listing": ("defaults.py {module} listing {mountpoint}", ("defaults", "defaults of files")),
+    "stranger": ("defaults.py {module} stranger {mountpoint}", ("defaults",)),
+    "answers": ("answers.py {module} {mountpoint}", ("answers",)),
+    "opened": ("opened.py {module} {mountpoint}", ("opened",)),
+    "noting": ("noting.py {module} {backing} {side} {mountpoint}", ("noting",)),
+}
+_INODES: Final = {
+    "hello": ("hello_trio.py {mountpoint}", ("hello", "mount")),
+    "hello asyncio": ("hello_asyncio.py {mountpoint}", ("hello", "mount")),
+    "passing": ("passing.py {backing} {mountpoint}", _TREE),
+    "passing allow_other": ("passing.py {backing} {mountpoint} allow_other", ("users", "mount")),
+    "tmpfs": ("tmpfs.py {module} {mountpoint}", _TREE),
+    "replies": ("replies.py {mountpoint}", ("replies",)),
+}
+_LIVES: Final = {
+    "ending": ("ending.py {module} {mountpoint}", lives.endings),
+    "critical": ("ending.py {module} {mountpoint}", lives.critical),
+    "waiting": ("blocking.py {module} {side} {mountpoint}", lives.waits),
+    "waiting nothreads": ("blocking.py {module} {side} {mountpoint} nothreads", lives.waits),
+}
+TWINS: Final = {
+    **{f"fusepy {name}": Twin("fusepy", *rest) for name, rest in _PATHS.items()},
+    **{f"mfusepy {name}": Twin("mfusepy", *rest) for name, rest in _PATHS.items()},
+    **{
+        f"{library} {name}": Twin(library, command, life=life)
+        for library in ("fusepy", "mfusepy")
+        for name, (command, life) in _LIVES.items()
+    },
+    "mfusepy offsets": Twin("mfusepy", "offsets.py {module} 3000 {mountpoint}", ("offsets",)),
+    **{f"pyfuse3 {name}": Twin("pyfuse3", *rest) for name, rest in _INODES.items()},
+    "llfuse tmpfs": Twin("llfuse", "tmpfs.py {module} {mountpoint}", _TREE),
+}
