@@ -2,9 +2,9 @@
 
 Both libraries name files by inode number and leave it to the program to count how often the kernel
 was told of each; so the cookies here are these numbers, and the file server is a counting one
-(`puffs.kernel.attachment.Counting`). `ROWS` says which handler serves which operation, what it is
-given, and what becomes of what it returns. The handlers of pyfuse3 are `async def`, those of llfuse
-are `def` and called under a lock: a file server of either kind is made from the same rows.
+(`puffs.kernel.attachment.Counting`). `inode_rows` says which handler serves which operation. The
+handlers of pyfuse3 are `async def`, those of llfuse are `def` and called under a lock: a file
+server of either kind is made from the same rows.
 """
 
 import errno
@@ -12,7 +12,6 @@ import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import islice
 from stat import S_IFDIR, S_IFMT
 from types import MethodType
@@ -21,31 +20,26 @@ from typing import Any, Final, NoReturn, cast
 from puffs.attach.fuse.dispatch import Refusal
 from puffs.kernel.attachment import Listing
 from puffs.kernel.mount import Mount
+from puffs.refuse.inode_rows import ENTERING, LLFUSE_ROWS, NO_FH, ROWS, Row, entry_of
 from puffs.refuse.inode_values import (
     ENOATTR,
     ROOT_INODE,
     EntryAttributes,
     FUSEError,
-    PollHandle,
     attributes,
     changed,
     context_of,
-    opened,
-    size_of,
 )
 from puffs.server.attr import Attr, Changes
 from puffs.server.cred import Cred, caller
 from puffs.server.errors import Absent
 from puffs.server.operations import Operations
-from puffs.server.types import DirEntry, Entry, Open
+from puffs.server.types import DirEntry, Entry
 
 logger = logging.getLogger("puffs")
 
 STACKTRACE: Final = "fuse_stacktrace"
 """Setting this extended attribute of the root asks for stack traces in the log."""
-
-_NO_FH: Final = 0
-"""What handlers are given where `open` is not implemented: the kernel then sends no number."""
 
 _ENTRIES: Final = 100
 """How many entries are listed at a time where no nodes are told: about what Linux has room for."""
@@ -53,205 +47,6 @@ _ENTRIES: Final = 100
 Handler = Callable[..., Any]
 Step = tuple[str, tuple[Any, ...]]
 """A handler by name, and what it is given."""
-
-
-# --------------------------------------------------------------------- what handlers are given
-
-
-def _in_directory(dir: int, name: str, cred: Cred) -> tuple[Any, ...]:
-    return dir, os.fsencode(name), context_of(cred)
-
-
-def _create(dir: int, name: str, attr: Attr, flags: int, cred: Cred) -> tuple[Any, ...]:
-    return dir, os.fsencode(name), attr.mode & ~cred.umask, flags, context_of(cred)
-
-
-def _mknod(dir: int, name: str, attr: Attr, cred: Cred) -> tuple[Any, ...]:
-    return dir, os.fsencode(name), attr.mode & ~cred.umask, attr.rdev, context_of(cred)
-
-
-def _mkdir(dir: int, name: str, attr: Attr, cred: Cred) -> tuple[Any, ...]:
-    return dir, os.fsencode(name), attr.mode & ~cred.umask, context_of(cred)
-
-
-def _symlink(dir: int, name: str, target: str, _attr: Attr, cred: Cred) -> tuple[Any, ...]:
-    return dir, os.fsencode(name), os.fsencode(target), context_of(cred)
-
-
-def _link(node: int, dir: int, name: str, cred: Cred) -> tuple[Any, ...]:
-    return node, dir, os.fsencode(name), context_of(cred)
-
-
-def _rename(
-    dir: int, name: str, newdir: int, newname: str, flags: int, cred: Cred
-) -> tuple[Any, ...]:
-    return dir, os.fsencode(name), newdir, os.fsencode(newname), flags, context_of(cred)
-
-
-def _rename_plainly(
-    dir: int, name: str, newdir: int, newname: str, flags: int, cred: Cred
-) -> tuple[Any, ...]:
-    if flags:  # the handler has no place for them
-        raise Refusal(errno.EINVAL, os.strerror(errno.EINVAL))
-    return dir, os.fsencode(name), newdir, os.fsencode(newname), context_of(cred)
-
-
-def _node(node: int, *_: object) -> tuple[Any, ...]:
-    return node, context_of(caller())
-
-
-def _node_with(node: int, what: int, cred: Cred) -> tuple[Any, ...]:
-    return node, what, context_of(cred)
-
-
-def _opendir(dir: int, cred: Cred) -> tuple[Any, ...]:
-    return dir, context_of(cred)
-
-
-def _file(_node: int, file: int | None, *_: object) -> tuple[Any, ...]:
-    return (_NO_FH if file is None else file,)
-
-
-def _sync(_node: int, datasync: bool, file: int | None) -> tuple[Any, ...]:
-    return _NO_FH if file is None else file, datasync
-
-
-def _read(_node: int, offset: int, size: int, file: int | None) -> tuple[Any, ...]:
-    return _NO_FH if file is None else file, offset, size
-
-
-def _write(_node: int, offset: int, data: memoryview, file: int | None) -> tuple[Any, ...]:
-    return _NO_FH if file is None else file, offset, bytes(data)
-
-
-def _xattr(node: int, name: str) -> tuple[Any, ...]:
-    return node, os.fsencode(name), context_of(caller())
-
-
-def _statfs() -> tuple[Any, ...]:
-    return (context_of(caller()),)
-
-
-def _poll(
-    node: int, _events: int, file: int | None, wake: Callable[[], None] | None
-) -> tuple[Any, ...]:
-    handle = None if wake is None else PollHandle(wake)
-    return node, _NO_FH if file is None else file, handle, context_of(caller())
-
-
-def _vget(ino: int) -> tuple[Any, ...]:
-    return ino, b".", context_of(caller())
-
-
-# ------------------------------------------------------------------- what becomes of their replies
-
-
-def _same(reply: Any) -> Any:
-    return reply
-
-
-def _nothing(_reply: object) -> None:
-    return None
-
-
-def _entry(reply: Any) -> Entry:
-    attr = attributes(reply)
-    return Entry(attr.ino, attr, reply.entry_timeout, attr.ttl)
-
-
-def _found(reply: Any) -> Entry:
-    entry = _entry(reply)
-    if entry.node == 0:
-        raise Absent(reply.entry_timeout)
-    return entry
-
-
-def _created(reply: Any) -> tuple[Entry, Open]:
-    return _entry(reply[1]), opened(reply[0])
-
-
-def _created_by_number(reply: Any) -> tuple[Entry, Open]:
-    return _entry(reply[1]), Open(reply[0], keep_cache=True)
-
-
-def _opened_by_number(reply: Any) -> Open:
-    return Open(reply, keep_cache=True)
-
-
-def _opened_directory(reply: Any) -> Open:
-    return Open(reply)
-
-
-_ENTERING: Final = frozenset((_entry, _found, _created, _created_by_number))
-"""Those whose replies bring a node."""
-
-
-def _allowed(reply: object) -> None:
-    if not reply:
-        raise Refusal(errno.EACCES, os.strerror(errno.EACCES))
-
-
-def _events(reply: int | None) -> int:
-    return reply or 0
-
-
-# ---------------------------------------------------------------------------------------- the table
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One operation of puffs, and the handler that serves it.
-
-    `given` makes the handler's arguments of the operation's, `made` what the operation returns of
-    what the handler has returned. An `optional` one is implemented where the program's class has
-    the handler: the kernel is told not to ask again. The others always are, and a caller is told
-    ENOSYS where the handler is missing, as by the originals.
-    """
-
-    operation: str
-    handler: str
-    given: Callable[..., tuple[Any, ...]]
-    made: Callable[[Any], Any]
-    optional: bool = False
-
-
-ROWS: Final = (
-    Row("lookup", "lookup", _in_directory, _found),
-    Row("vget", "lookup", _vget, _found),
-    Row("create", "create", _create, _created, optional=True),
-    Row("mknod", "mknod", _mknod, _entry),
-    Row("mkdir", "mkdir", _mkdir, _entry),
-    Row("symlink", "symlink", _symlink, _entry),
-    Row("link", "link", _link, _entry),
-    Row("remove", "unlink", _in_directory, _nothing),
-    Row("rmdir", "rmdir", _in_directory, _nothing),
-    Row("rename", "rename", _rename, _nothing),
-    Row("readlink", "readlink", _node, _same),
-    Row("getattr", "getattr", _node, attributes),
-    Row("access", "access", _node_with, _allowed, optional=True),
-    Row("open", "open", _node_with, opened, optional=True),
-    Row("close", "release", _file, _nothing, optional=True),
-    Row("flush", "flush", _file, _nothing, optional=True),
-    Row("fsync", "fsync", _sync, _nothing, optional=True),
-    Row("read", "read", _read, _same),
-    Row("write", "write", _write, _same),
-    Row("opendir", "opendir", _opendir, _opened_directory, optional=True),
-    Row("closedir", "releasedir", _file, _nothing, optional=True),
-    Row("fsyncdir", "fsyncdir", _sync, _nothing, optional=True),
-    Row("getxattr", "getxattr", _xattr, _same, optional=True),
-    Row("listxattr", "listxattr", _node, _same, optional=True),
-    Row("removexattr", "removexattr", _xattr, _nothing, optional=True),
-    Row("poll", "poll", _poll, _events, optional=True),
-    Row("statvfs", "statfs", _statfs, size_of, optional=True),
-)
-"""For pyfuse3. What is missing here has a form of its own: `setattr`, `setxattr`, and listings."""
-
-_OF_LLFUSE: Final = {
-    "create": Row("create", "create", _create, _created_by_number, optional=True),
-    "rename": Row("rename", "rename", _rename_plainly, _nothing),
-    "open": Row("open", "open", _node_with, _opened_by_number, optional=True),
-}
-LLFUSE_ROWS: Final = tuple(_OF_LLFUSE.get(row.operation, row) for row in ROWS)
 
 
 class Inodes:
@@ -353,7 +148,7 @@ class Inodes:
     def _made(self, row: Row) -> Callable[[Any], Any]:
         """What `row` makes of a reply; generations that come with it are noted."""
         made, known = row.made, self._known
-        if made not in _ENTERING:
+        if made not in ENTERING:
             return made
 
         def entering(reply: Any) -> Any:
@@ -463,7 +258,7 @@ class AsyncInodes(Inodes):
 
     async def fill(self, dir: int, offset: int, file: int | None, listing: Listing) -> None:
         """Have the program list a directory: see `puffs.kernel.attachment.Filling`."""
-        fh = _NO_FH if file is None else file
+        fh = NO_FH if file is None else file
         try:
             await self._callable("readdir")(fh, offset, ReaddirToken(listing, self._known))
         except BaseException as exc:
@@ -560,7 +355,7 @@ class SyncInodes(Inodes):
 
     def readdir(self, dir: int, offset: int, file: int | None) -> list[DirEntry]:
         """Some entries from a position on: the program lists them under the lock."""
-        fh = _NO_FH if file is None else file
+        fh = NO_FH if file is None else file
         try:
             with self._lock:
                 entries = self._callable("readdir")(fh, offset)
@@ -605,7 +400,7 @@ class ReaddirToken:
     def reply(self, name: bytes, attr: EntryAttributes, next_id: int) -> bool:
         """Add an entry, if there is room for it."""
         self._known(attr)
-        return self._listing.add(name, _entry(attr), next_id)
+        return self._listing.add(name, entry_of(attr), next_id)
 
 
 class _Names:
