@@ -159,6 +159,7 @@ format: $(STAMP)  ## format the code and apply what the linter can mend
 bench: $(STAMP)  ## ours and the peers: round trips against a loop in C, trees (BENCH="--rounds 20")
 	@$(call apt,echo '#include <linux/fuse.h>' | cc -E -,gcc libc6-dev,the floor in C)
 	@$(for_bench)
+	@$(for_refuse)
 	@$(MAKE) -s $(BENCH_STAMP) || echo "make: going on without the peers" >&2
 	@$(PY) -m benchmarks $(BENCH)
 

@@ -1,8 +1,9 @@
 """puffs and its peers compared: round trips with a server in C, trees with libfuse's own examples.
 
-Three parts, all of them unless some are named: round trips with caller and servers on one CPU
+Four parts, all of them unless some are named: round trips with caller and servers on one CPU
 (--pinned: what a request costs), round trips with the CPUs that the kernel chooses (--unpinned:
-what a user feels, most of which is waking another CPU), and trees of files (--trees).
+what a user feels, most of which is waking another CPU), trees of files (--trees), and programs that
+were written for other libraries (--refuse).
 """
 
 import argparse
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import trees, trips
+from benchmarks import refuse, trees, trips
 from benchmarks.chart import chart
 from benchmarks.processes import BenchmarkError
 from benchmarks.report import PARTS, TABLES, report
@@ -27,8 +28,17 @@ EVERYTHING = "everything"  # missing: a part of which nothing, or not all, was m
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+NAMES = {
+    trips.PINNED: [*trips.SERVERS, *trips.OPERATIONS],
+    trips.UNPINNED: [*trips.SERVERS, *trips.OPERATIONS],
+    trees.PART: [*trees.SERVERS, *trees.STEPS],
+    refuse.PART: [*refuse.SERVERS, *refuse.STEPS],
+}
+"""What `--only` may name, by part."""
+
+
 def parse_arguments() -> argparse.Namespace:
-    names = [*dict.fromkeys([*trips.SERVERS, *trips.OPERATIONS, *trees.SERVERS, *trees.STEPS])]
+    names = [*dict.fromkeys(name for some in NAMES.values() for name in some)]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     for part, what in PARTS.items():
         parser.add_argument(
@@ -75,14 +85,9 @@ def chosen(names: Iterable[str], only: Iterable[str], always: Iterable[str] = ()
 
 def chosen_parts(parts: list[str] | None, only: list[str]) -> list[str]:
     """Return the parts that were asked for, or else those to which a name in `only` belongs."""
-    names = {
-        trips.PINNED: {*trips.SERVERS, *trips.OPERATIONS},
-        trips.UNPINNED: {*trips.SERVERS, *trips.OPERATIONS},
-        trees.PART: {*trees.SERVERS, *trees.STEPS},
-    }
     if parts:
         return [part for part in PARTS if part in parts]
-    return [part for part in PARTS if not only or names[part].intersection(only)]
+    return [part for part in PARTS if not only or set(NAMES[part]).intersection(only)]
 
 
 class Progress:
@@ -124,6 +129,9 @@ def run_part(
         steps = chosen(trees.STEPS, only, [*trees.ALWAYS, *needed])
         rounds = arguments.tree_rounds
         return trees.run(servers, steps, rounds, missing, build, progress)
+    if part == refuse.PART:
+        servers, steps = chosen(refuse.SERVERS, only), chosen(refuse.STEPS, only)
+        return refuse.run(servers, steps, arguments.tree_rounds, missing, build, progress)
     servers = chosen(trips.SERVERS, only, [trips.FLOOR])
     operations = chosen(trips.OPERATIONS, only)
     rounds = arguments.rounds

@@ -3,13 +3,15 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from benchmarks import trees, trips
+from benchmarks import refuse, trees, trips
 from benchmarks.results import MICROSECONDS, SECONDS, Sample, Table, rows, text
+from benchmarks.servers import ours
 
 PARTS = {
     trips.PINNED: "round trips, caller and servers on one CPU",
     trips.UNPINNED: "round trips on the CPUs that the kernel chooses",
     trees.PART: "trees of files",
+    refuse.PART: "programs on their own library and on puffs",
 }
 
 TABLES = (
@@ -25,6 +27,7 @@ TABLES = (
             pairs=(
                 (trips.ASYNC, trips.PLAIN, "async def / def"),
                 (trips.ISOLATED, trips.PLAIN, "isolated / direct"),
+                *((ours(peer), peer, f"{peer} on puffs / its own") for peer in trips.PEERS),
             ),
             apart=[trips.NO_OPEN],
         )
@@ -51,11 +54,31 @@ TABLES = (
         list(trees.MEMORY_SERVERS),
         trees.OPERATIONS,
     ),
+    *(
+        Table(
+            refuse.PART,
+            f"Unchanged programs: {title}",
+            f"multiples of {programs[0]}; below, of each program with its own library",
+            programs[0],
+            SECONDS,
+            [name for program in programs for name in (program, ours(program))],
+            list(refuse.STEPS),
+            pairs=[
+                (ours(program), program, f"{program} on puffs / its own") for program in programs
+            ],
+        )
+        for title, programs in (
+            ("a directory passed through by paths", refuse.PATHS),
+            ("a directory passed through by inodes", refuse.INODES),
+            ("an archive", (refuse.RATARMOUNT,)),
+        )
+    ),
 )
 
 NOTES = {
     trips.NO_OPEN: "it has no open, and the kernel asks for none: less than all others do",
     trees.NULL_PASSTHROUGH: "the kernel reads and writes the files itself",
+    refuse.PART: "2,000 files of 8 kB are walked and read, and one of 128 MiB",
     trees.PART: "a tree has 2,600 files, 100 MB, a clone 652 files, 25 MB; x4: with four processes",
 }
 

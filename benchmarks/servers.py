@@ -13,6 +13,7 @@ from puffs.attach.fuse import compiled
 PLAIN_PYTHON = ["env", f"{compiled.PURE}=1", sys.executable, "-m"]
 COMPILED_PYTHON = ["env", f"{compiled.PURE}=0", sys.executable, "-m"]
 PATHS = [PEER_PYTHON, "-m", "benchmarks.peer_paths"]
+PROVIDED = [sys.executable, "-m", "puffs.refuse", "--"]  # the library is that of puffs
 INODES = [PEER_PYTHON, "-m", "benchmarks.peer_inodes"]
 
 
@@ -22,6 +23,11 @@ class Server(NamedTuple):
     command: list[str]  # empty: nothing is mounted, and the backing directory itself is used
     prepare: Callable[[Path], None] | None = None  # called with {build} before
     inside: str = "{mountpoint}"  # where it shows the backing directory, or files of its own
+
+
+def ours(program: str) -> str:
+    """The name of a program's twin on puffs."""
+    return f"{program} on puffs"
 
 
 def need_compiled(build: Path) -> None:

@@ -19,9 +19,11 @@ from benchmarks.servers import (
     INODES,
     PATHS,
     PLAIN_PYTHON,
+    PROVIDED,
     Server,
     mount_all,
     need_compiled,
+    ours,
 )
 
 PINNED, UNPINNED = "pinned", "unpinned"
@@ -33,6 +35,13 @@ PLAIN, COMPILED, ASYNC, ISOLATED = "puffs", "puffs-compiled", "puffs-async", "pu
 NO_OPEN = "puffs-no-open"  # does less than all others: the kernel opens files by itself
 
 _SERVER = ["benchmarks.server", "{mountpoint}"]
+
+PEERS = {
+    "mfusepy": [*PATHS, "mfusepy"],
+    "fusepy": [*PATHS, "fuse"],
+    "pyfuse3": [*INODES, "pyfuse3"],
+    "llfuse": [*INODES, "llfuse"],
+}
 
 
 def _compile_floor(build: Path) -> None:
@@ -46,10 +55,12 @@ SERVERS = {
     COMPILED: Server([*COMPILED_PYTHON, *_SERVER], need_compiled),
     ASYNC: Server([*PLAIN_PYTHON, *_SERVER, "--async"]),
     ISOLATED: Server([*PLAIN_PYTHON, *_SERVER, "--isolated"]),
-    "mfusepy": Server([*PATHS, "mfusepy", "onefile", "{mountpoint}"]),
-    "fusepy": Server([*PATHS, "fuse", "onefile", "{mountpoint}"]),
-    "pyfuse3": Server([*INODES, "pyfuse3", "onefile", "{mountpoint}"]),
-    "llfuse": Server([*INODES, "llfuse", "onefile", "{mountpoint}"]),
+    **{peer: Server([*words, "onefile", "{mountpoint}"]) for peer, words in PEERS.items()},
+    # The same programs, unchanged, on the modules that puffs provides.
+    **{
+        ours(peer): Server([*PROVIDED, *words[1:], "onefile", "{mountpoint}"])
+        for peer, words in PEERS.items()
+    },
     NO_OPEN: Server([*PLAIN_PYTHON, *_SERVER, "--no-open"]),
 }
 OURS = {FLOOR, BARE, PLAIN}  # without one of these there is nothing to compare
@@ -68,7 +79,9 @@ OPERATIONS = {
 }
 LIMITED = {
     # name: the operations in which a server does what the others do, where that is not all of them
-    "llfuse": OPERATIONS.keys() - {"read_4k", "read_1m"},  # it has no reads that bypass the cache
+    # It has no reads that bypass the cache.
+    "llfuse": OPERATIONS.keys() - {"read_4k", "read_1m"},
+    ours("llfuse"): OPERATIONS.keys() - {"read_4k", "read_1m"},
     NO_OPEN: {"open_close"},
 }
 
