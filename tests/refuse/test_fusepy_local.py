@@ -558,6 +558,20 @@ def test_init_with_config_may_change_the_options() -> None:
     assert shelf.calls_of("config") == [("config", 2.5, 0)]
 
 
+def test_what_init_with_config_asks_for_in_vain_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Configured(MfusepyShelf):
+        def init_with_config(
+            self, conn_info: mfusepy.fuse_conn_info | None, config_3: mfusepy.fuse_config | None
+        ) -> None:
+            assert config_3 is not None
+            config_3.remember, config_3.dmask = 60, 0o027
+
+    shelf = Configured()
+    with used(mfusepy, shelf) as vfs:
+        assert stat.S_IMODE(vfs.stat("/").st_mode) == 0o750
+    assert "remember" in caplog.text
+
+
 def test_what_init_with_config_sets_too_late_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     class Configured(mfusepy.Operations):
         def init_with_config(

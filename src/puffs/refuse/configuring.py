@@ -11,11 +11,10 @@ from puffs.refuse.structs import fuse_config, fuse_conn_info
 
 log = logging.getLogger("fuse")
 
-_PLAIN: Final = ("entry_timeout", "negative_timeout", "attr_timeout", "remember")
+_PLAIN: Final = ("entry_timeout", "negative_timeout", "attr_timeout")
 _SWITCHES: Final = (
     "hard_remove",
     "use_ino",
-    "readdir_ino",
     "direct_io",
     "kernel_cache",
     "auto_cache",
@@ -24,6 +23,10 @@ _SWITCHES: Final = (
 )
 _OWNERS: Final = {"uid": "set_uid", "gid": "set_gid", "umask": "set_mode"}
 """Fields of `Settings` that may be None, and what then says so in a `fuse_config`."""
+_MASKS: Final = ("fmask", "dmask")
+"""The same, where 0 says so."""
+_REFUSED: Final = ("remember", "readdir_ino")
+"""What puffs does not do: see the options of these names."""
 
 
 def configured(init: Method, mount: Mount, settings: Settings, dialect: Dialect) -> None:
@@ -56,17 +59,15 @@ def _connection(mount: Mount) -> fuse_conn_info:
 def _config(settings: Settings) -> fuse_config:
     config = fuse_config(nullpath_ok=0, debug=settings.debug)
     for name in _PLAIN:
-        value = getattr(settings, name)
-        setattr(config, name, int(value) if name == "remember" else value)
+        setattr(config, name, getattr(settings, name))
     for name in _SWITCHES:
         setattr(config, name, int(getattr(settings, name)))
     for name, switch in _OWNERS.items():
         value = getattr(settings, name)
         setattr(config, switch, int(value is not None))
         setattr(config, name, value or 0)
-    config.fmask, config.dmask = settings.fmask or 0, settings.dmask or 0
-    if settings.ac_attr_timeout is not None:
-        config.ac_attr_timeout_set, config.ac_attr_timeout = 1, settings.ac_attr_timeout
+    for name in _MASKS:
+        setattr(config, name, getattr(settings, name) or 0)
     return config
 
 
@@ -77,5 +78,12 @@ def _take_over(config: fuse_config, settings: Settings) -> None:
         setattr(settings, name, bool(getattr(config, name)))
     for name, switch in _OWNERS.items():
         setattr(settings, name, getattr(config, name) if getattr(config, switch) else None)
-    if config.ac_attr_timeout_set:
-        settings.ac_attr_timeout = config.ac_attr_timeout
+    for name in _MASKS:
+        setattr(settings, name, getattr(config, name) or None)
+    for name in _REFUSED:
+        if getattr(config, name):
+            log.warning(
+                "init_with_config has set %s, which has no effect: docs/migrating.md has the reason"
+                " at the option of that name",
+                name,
+            )

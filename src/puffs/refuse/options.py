@@ -68,8 +68,6 @@ class Settings:
             directories, and of directories.
         entry_timeout, attr_timeout, negative_timeout: the seconds for which the kernel may trust a
             name, attributes, and that a name is not there.
-        ac_attr_timeout: the seconds for which `auto_cache` does not ask for attributes again; None:
-            as `attr_timeout`.
         direct_io: all files are opened with `direct_io`.
         kernel_cache: all files are opened with `keep_cache`.
         auto_cache: a file is opened with `keep_cache` if it has the same time of modification and
@@ -77,10 +75,7 @@ class Settings:
         no_rofd_flush: files that are open for reading only are opened with `noflush`.
         parallel_direct_writes: all files are opened with that.
         use_ino: the inode numbers that the program tells are shown.
-        readdir_ino: listings show the inode numbers of files that are known.
         hard_remove: an open file is removed at once, and not renamed until it is closed.
-        remember: the seconds for which a file keeps its inode number when the kernel has forgotten
-            it: none, and no option says otherwise.
         modules: the names of the modules that stand between the kernel and the program, the
             innermost first.
         module_options: what their own options say.
@@ -101,16 +96,13 @@ class Settings:
     entry_timeout: float = 1.0
     attr_timeout: float = 1.0
     negative_timeout: float = 0.0
-    ac_attr_timeout: float | None = None
     direct_io: bool = False
     kernel_cache: bool = False
     auto_cache: bool = False
     no_rofd_flush: bool = False
     parallel_direct_writes: bool = False
     use_ino: bool = False
-    readdir_ino: bool = False
     hard_remove: bool = False
-    remember: float = 0.0
     modules: tuple[str, ...] = ()
     module_options: dict[str, str | bool] = field(default_factory=dict)
     translation: Translation | None = None
@@ -297,9 +289,7 @@ def _modules(text: str) -> tuple[str, ...]:
 _SPLICING: Final = NoDifference("how data is copied; puffs copies it once")
 _THREADS: Final = NoDifference("a thread that is not needed any more ends")
 _MOUNTER: Final = Refused("whoever mounts sets it, and that is puffs", "leave it out")
-_LABELS: Final = Refused(
-    "puffs gives the kernel no security labels", "mount with them by mount -o remount"
-)
+_LABELS: Final = Refused("puffs gives the kernel no security labels", "leave it out")
 _BLOCK: Final = Refused(
     "puffs mounts file systems of type fuse, and not fuseblk, which is for those on a block device",
     "leave it out",
@@ -310,6 +300,10 @@ _MOUNT_FUSE: Final = Refused(
 )
 _FORGETS: Final = Refused(
     "a file has its inode number for as long as the kernel knows it",
+    "give use_ino, with numbers of the program's own",
+)
+_UNNUMBERED: Final = Refused(
+    "a file gets its inode number when it is looked up, and a listing comes before that",
     "give use_ino, with numbers of the program's own",
 )
 _PYTHON_HELP: Final = Refused(
@@ -390,7 +384,7 @@ OPTIONS: Final = (
         Sets("negative_timeout", _seconds),
     ),
     Option("use_ino", None, "2 3", "inode numbers are the program's", Sets("use_ino", True)),
-    Option("readdir_ino", None, "2 3", "listings have inode numbers", Sets("readdir_ino", True)),
+    Option("readdir_ino", None, "2 3", "listings have inode numbers", _UNNUMBERED),
     Option("noforget", None, "2 3", "inode numbers stay", _FORGETS),
     Option("remember", "T", "2 3", "inode numbers stay so long", _FORGETS),
     Option("hard_remove", None, "2 3", "remove open files at once", Sets("hard_remove", True)),
@@ -411,7 +405,7 @@ OPTIONS: Final = (
         "T",
         "2 3",
         "auto_cache believes attributes so long",
-        Sets("ac_attr_timeout", _seconds),
+        NoDifference("attributes are asked for at each open, so that no old ones are believed"),
     ),
     Option("no_rofd_flush", None, "3", "no flush after reading", Sets("no_rofd_flush", True)),
     Option(
