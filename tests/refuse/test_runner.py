@@ -73,6 +73,17 @@ def test_a_script_in_path_a_file_a_module_and_options_for_python(
     )
 
 
+def test_a_module_needs_no_dashes_without_click(tmp_path: Path) -> None:
+    (tmp_path / "file.py").write_text(SEEN + "; import sys; print(*sys.argv[1:])")
+    command = [sys.executable, "-m", "puffs.refuse"]
+    for words in ["-m", "file"], ["--api", "fusepy", "-m", "file"], ["./file.py"]:
+        arguments = [*command, *words, "-m", "--api", "x"]
+        seen = subprocess.check_output(arguments, text=True, cwd=tmp_path, timeout=SECONDS)
+        assert seen == FUSEPY + "-m --api x\n"
+    nothing = subprocess.run([*command, "-m"], capture_output=True, timeout=SECONDS)
+    assert nothing.returncode == 2
+
+
 def test_api_says_whose_fuse_is_meant(refuse: Run) -> None:
     assert printed(refuse("--api", "mfusepy", "--", "-c", SEEN)) == "puffs.refuse.mfusepy\n"
     assert printed(refuse("--api", "fusepy", "--", "-c", SEEN)) == FUSEPY

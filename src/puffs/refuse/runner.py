@@ -152,7 +152,7 @@ def main() -> NoReturn:
     """The command line `python -m puffs.refuse`."""
     parser = argparse.ArgumentParser(
         prog="python -m puffs.refuse",
-        usage="%(prog)s [-h] [--api NAME] CMD ARGS...",
+        usage="%(prog)s [-h] [--api NAME] (CMD ARGS... | -m MODULE ARGS...)",
         description="Run a Python program that was written for fusepy, mfusepy, pyfuse3 or llfuse, "
         "unchanged, on puffs.",
     )
@@ -163,13 +163,22 @@ def main() -> NoReturn:
         help="whose API `import fuse` brings (default: %(default)s)",
     )
     parser.add_argument(
+        "-m",
+        dest="module",
+        metavar="MODULE ARGS...",
+        nargs=argparse.REMAINDER,
+        help="a module, run by this Python",
+    )
+    parser.add_argument(
         "command",
         metavar="CMD ARGS...",
         nargs=argparse.REMAINDER,
-        help="a program, a .py file, or `-- -m MODULE`",
+        help="a program, a .py file, or behind `--` any options for this Python",
     )
     given = parser.parse_args()
     words = given.command[1:] if given.command[:1] == ["--"] else given.command
+    if given.module:
+        words = ["-m", *given.module]
     if not words:
         parser.error("name the program to run")
     run(given.api, words)
