@@ -52,6 +52,27 @@ class SameIds(Toy):
         return 5, node
 
 
+class Namesakes(Toy):
+    """Has methods that are called as those of other kinds of file servers are."""
+
+    def fill(self) -> None:
+        raise AssertionError("nobody asks for this")
+
+    def forgotten(self) -> None:
+        raise AssertionError("nobody tells this")
+
+
+def test_only_who_derives_from_it_counts_and_fills_for_itself() -> None:
+    with FakeKernel(Namesakes()) as kernel:
+        fh = kernel.ask(Opcode.OPENDIR, ROOT).fields(Opcode.OPENDIR)["fh"]
+        names = [entry.name for entry in kernel.listing(ROOT, fh, plus=True)]
+        assert names[:2] == [b".", b".."]
+        assert b"file" in names
+        node = kernel.lookup(b"file")
+        kernel.tell(Opcode.FORGET, node, nlookup=1)
+        assert kernel.until_quiet() == []
+
+
 def test_a_number_that_is_taken_is_replaced_by_one_of_this_mount_alone() -> None:
     generations = set()
     for _ in range(2):

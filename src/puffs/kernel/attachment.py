@@ -1,11 +1,12 @@
 """What a mount stands between: hosts, by their attachments, and a file server."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
 from puffs.kernel.flush import HostCache
 from puffs.server.operations import Operations
-from puffs.server.types import Cookie, Entry
+from puffs.server.types import Entry
 
 T = TypeVar("T")
 
@@ -147,8 +148,8 @@ class Listing(Protocol):
         ...
 
 
-class Counting(Protocol):
-    """A file server that counts for itself how often hosts were told of its nodes.
+class Counting(ABC):
+    """A file server that counts for itself how often hosts were told of its nodes: derive from it.
 
     Others have `reclaim` for the end of that. This kind is told of each step: a host has counted
     one for every successful reply with a node (`lookup`, `create`, `mknod`, `mkdir`, `symlink`,
@@ -157,31 +158,23 @@ class Counting(Protocol):
     the old one.
     """
 
-    def forgotten(self, node: Cookie, lookups: int) -> None:
+    @abstractmethod
+    def forgotten(self, node: Any, lookups: int) -> None:
         """A host has forgotten so many of the times that it was told of `node`."""
-        ...
 
 
-class Filling(Protocol):
-    """A file server that fills listings itself, with nodes, where hosts take these too."""
+class Filling(ABC):
+    """A file server that fills listings itself, with nodes, where hosts take these too: derive from
+    it.
+    """
 
-    def fill(self, dir: Cookie, offset: int, file: Any, listing: Listing) -> Any:
+    @abstractmethod
+    def fill(self, dir: Any, offset: int, file: Any, listing: Listing) -> Any:
         """Add the entries of `dir` from the position `offset` on, until there is no room.
 
         In place of `readdir`, and may be a coroutine as that. The entries "." and ".." are up to
         it. A host is then told of nodes in every listing, and not only where that seems useful.
         """
-        ...
-
-
-def counting(server: Servable) -> Counting | None:
-    """The file server, if it counts for itself."""
-    return cast(Counting, server) if hasattr(server, "forgotten") else None
-
-
-def filling(server: Servable) -> Filling | None:
-    """The file server, if it fills listings itself."""
-    return cast(Filling, server) if hasattr(server, "fill") else None
 
 
 def made(fs: Servable | Callable[[], Servable]) -> Servable:

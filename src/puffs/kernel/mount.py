@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 from puffs.kernel import police
 from puffs.kernel.args import KernelFlag, MountArgs
 from puffs.kernel.attachment import Attachment as Attachment
+from puffs.kernel.attachment import Counting, Filling
 from puffs.kernel.attachment import Servable as Servable
-from puffs.kernel.attachment import counting, filling
 from puffs.kernel.attachment import made as made
 from puffs.kernel.attachment import name_of as name_of
 from puffs.kernel.cached import CachedPages
@@ -116,9 +116,9 @@ class Mount(Messages, Flushing):
             raise TypeError(
                 f"{type(server).__name__} says posix_acl, but has no getxattr and setxattr for them"
             )
-        self.counting = counting(server)
+        self.counting = server if isinstance(server, Counting) else None
         """The file server again, if it counts lookups for itself."""
-        self.filling = filling(server)
+        self.filling = server if isinstance(server, Filling) else None
         """The same if it fills listings itself."""
         self.vnodes = VnodeTable(
             generation=secrets.randbits(32),

@@ -18,7 +18,7 @@ from types import MethodType
 from typing import Any, Final, NoReturn, cast
 
 from puffs.attach.fuse.dispatch import Refusal
-from puffs.kernel.attachment import Listing
+from puffs.kernel.attachment import Counting, Filling, Listing
 from puffs.kernel.mount import Mount
 from puffs.refuse.inode_rows import ENTERING, LLFUSE_ROWS, NO_FH, ROWS, Row, entry_of
 from puffs.refuse.inode_values import (
@@ -49,7 +49,7 @@ Step = tuple[str, tuple[Any, ...]]
 """A handler by name, and what it is given."""
 
 
-class Inodes:
+class Inodes(Counting):
     """A puffs file server made of `program`, an object with the handlers of either library.
 
     `base` is the library's own `Operations`: what is not overridden there is not implemented.
@@ -214,7 +214,7 @@ async def _missing(*_: object) -> NoReturn:
     raise FUSEError(errno.ENOSYS)
 
 
-class AsyncInodes(Inodes):
+class AsyncInodes(Inodes, Filling):
     """The same for handlers that are `async def`: those of pyfuse3."""
 
     asynchronous = True
