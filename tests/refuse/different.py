@@ -25,6 +25,7 @@ _FALLOCATE = "fusepy has no fallocate, and here what a program defines is called
 _ENDING = (
     "libfuse 3 has a status for signals, and mfusepy makes an exception of it: an end asked for"
 )
+_INIT = "init may fail, and ends the mount then: the libraries lose the exception and go on"
 _CRITICAL = "fusepy fails to raise what was to end it, and goes on"
 
 _DOTS = "the dots are listed where the library leaves them out"
@@ -84,6 +85,7 @@ DIFFERENT: Final = (
     Different("*", "opened: open_files", "mapped", "newer kernels let such files be mapped"),
     Different("mfusepy offsets", "offsets: piece_by_piece", "positions", "the dots have their own"),
     Different("mfusepy ending", "life", "SIG*", _ENDING),
+    Different("*fusepy ending", "life", "init fails", _INIT),
     Different("fusepy critical", "life", "*", _CRITICAL),
 )
 

@@ -30,6 +30,10 @@ def ended(stage: Stage, act: Callable[[subprocess.Popen[bytes]], Any], *more: st
     try:
         stage.wait_for(lambda: stage.mounted() or server.poll() is not None, server)
         try:
+            os.statvfs(stage.mountpoint)  # it is served from here on
+        except OSError:
+            pass  # or has ended already
+        try:
             seen = act(server)
         except OSError as error:
             seen = type(error).__name__
@@ -73,6 +77,7 @@ def endings(stage: Stage) -> dict[str, Any]:
         "SIGHUP": ended(stage, _signal(signal.SIGHUP)),
         "fuse_exit": ended(stage, partial(_make, stage, "exit")),
         "an exception": ended(stage, fail_and_unmount),
+        "init fails": ended(stage, unmount, "fails"),
         "an option that is not known": ended(stage, unmount, "no_such_option"),
     }
 

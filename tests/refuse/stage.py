@@ -113,11 +113,12 @@ class Stage:
         """Wait until `true`, while the server lives."""
         pause = threading.Event()  # that is never set
         for _ in range(int(PATIENCE / 0.01)):
-            if true() or server.poll() is not None:
+            if true():
+                return
+            if server.poll() is not None:
                 break
             pause.wait(0.01)
-        if not true():
-            raise AssertionError(f"{self.command()} does not do what it should:\n{self.said()}")
+        raise AssertionError(f"{self.command()} does not do what it should:\n{self.said()}")
 
     def said(self) -> str:
         """What the server has written."""
