@@ -354,6 +354,16 @@ def test_a_name_that_is_not_there_may_be_remembered() -> None:
         assert kernel.ask(Opcode.LOOKUP, ROOT, b"nothing").error == errno.ENOENT
 
 
+@pytest.mark.parametrize(
+    ("length", "code"), [(255, errno.ENOENT), (256, errno.ENAMETOOLONG), (1024, errno.ENAMETOOLONG)]
+)
+def test_names_that_no_listing_could_show_are_not_looked_up(length: int, code: int) -> None:
+    toy = Toy()
+    toy.refuse["lookup"] = FileNotFoundError(errno.ENOENT, "asked")
+    with FakeKernel(toy) as kernel:
+        assert kernel.ask(Opcode.LOOKUP, ROOT, b"n" * length).error == code
+
+
 @pytest.mark.statement("2.9")
 @pytest.mark.parametrize(
     ("seconds", "wire"),

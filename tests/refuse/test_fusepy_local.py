@@ -539,6 +539,17 @@ def test_what_init_raises_ends_it(api: Api) -> None:
     assert isinstance(server.failures.critical, ValueError)
 
 
+def test_truncate_without_a_place_for_the_handle_is_called_without(api: Api) -> None:
+    shelf = (FusepyShelf if api is fusepy else MfusepyShelf)()
+    truncate = shelf.truncate
+    vars(shelf)["truncate"] = lambda path, length: truncate(path, length)
+    with used(api, shelf) as vfs:
+        vfs.write_bytes("/f", b"text")
+        with vfs.open("/f", "r+b") as file:
+            file.truncate(2)
+        assert vfs.read_bytes("/f") == b"te"
+
+
 def test_init_with_config_may_change_the_options() -> None:
     class Configured(MfusepyShelf):
         def init_with_config(

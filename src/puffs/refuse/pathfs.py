@@ -416,6 +416,7 @@ class PathServer:
             self._calls.status(name) or absent for name in ("chmod", "chown", "truncate", "utimens")
         )
         find = self._getattr()
+        by_path = _parameters(self._dialect.method(self._program, "truncate")) == 2
 
         def setattr(path: str | None, changes: Changes, file: Any, cred: Cred) -> Attr:
             if path is None and changes.size is None:
@@ -426,7 +427,7 @@ class PathServer:
                 uid, gid = changes.uid, changes.gid
                 chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
             if changes.size is not None:
-                if file is None:
+                if file is None or by_path:
                     truncate(path, changes.size)
                 else:
                     truncate(path, changes.size, file)

@@ -41,7 +41,7 @@ from puffs.attach.fuse.abi import (
 from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, unwrap
 from puffs.attach.fuse.handlers.data import BufferKept
-from puffs.attach.fuse.handlers.names import OF_CREATE
+from puffs.attach.fuse.handlers.names import LONGEST, OF_CREATE
 from puffs.kernel.police import TYPES, attributes, created, filename
 from puffs.server.attr import TYPE_BYTE, Attr, Changes
 from puffs.server.types import Entry
@@ -211,6 +211,7 @@ cdef uint32_t PLAIN_CHANGES = (
     MODE | UID | GID | SIZE | ATIME | ATIME_NOW | MTIME | MTIME_NOW | OF_NO_CHANGE
 )
 cdef uint32_t OF_CREATE_FLAGS = OF_CREATE
+cdef Py_ssize_t LONGEST_LOOKUP = LONGEST
 cdef int TYPE_AT = TYPE_BYTE
 cdef uint32_t KNOWN_TYPES = sum(1 << kind for kind in TYPES)
 
@@ -473,7 +474,7 @@ cdef class Lookup(Entering):
     cdef int serve(self, Py_ssize_t length) except -1:
         cdef EntryReply reply
         name = self.name(length)
-        if name == "." or name == "..":
+        if length > LONGEST_LOOKUP or name == "." or name == "..":
             return self.hand_over(length)
         unique, parent = self.channel.now.unique, self.nodes[self.channel.now.nodeid]
         above = parent.cookie

@@ -4,7 +4,7 @@ lookups.
 
 import os
 from collections.abc import Callable
-from errno import ESTALE
+from errno import ENAMETOOLONG, ESTALE
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_IMODE
 from typing import Final
 
@@ -23,10 +23,16 @@ from puffs.attach.fuse.abi import (
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
+from puffs.kernel.police import NAME_MAX
 from puffs.kernel.vnode import OWN_IDS, ROOT_ID
 from puffs.server.types import Entry
 
 _DOTS: Final = frozenset((".", ".."))
+
+LONGEST: Final = BODY + NAME_MAX + 1
+"""The length of a LOOKUP with the longest name and its NUL. Linux would take 1024 bytes from a file
+server, and looks up every name before it asks for anything else to be done with it.
+"""
 
 OF_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY
 OF_TMPFILE: Final = os.O_TMPFILE & ~os.O_DIRECTORY
@@ -64,6 +70,8 @@ def _lookups(serving: Serving) -> Handlers:
     forgets_at, dots_end = BODY + BATCH_FORGET_IN.size, BODY + len("..\0") + 1
 
     def lookup(unique: int, nodeid: int, length: int) -> None:
+        if length > LONGEST:
+            raise OSError(ENAMETOOLONG, os.strerror(ENAMETOOLONG))
         name = str(view[BODY : length - 1], "utf-8", "surrogateescape")
         if length < dots_end and name in _DOTS:
             by_handle(unique, nodeid, name)
