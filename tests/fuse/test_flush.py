@@ -455,6 +455,7 @@ root = session.mount.root()
 def next_request():
     select.select([session], [], [])
 
+session.handle_one()  # there is nothing yet, but what serves has been made
 print("ready", flush=True)
 opcodes = session._reader._handlers
 mkdir = opcodes[9]

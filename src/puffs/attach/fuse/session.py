@@ -96,6 +96,8 @@ class Session:
         self._lock = threading.Lock()
         self.ended = threading.Event()
         """The connection is being closed."""
+        self._leaving = threading.Event()
+        """Threads that serve are to leave off; one that comes later does not begin."""
         self._threads: set[int] = set()
         self._readers: list[Reader] = []
         self._observer: Observer | None = None
@@ -138,6 +140,7 @@ class Session:
 
     def stop(self) -> None:
         """Have all threads that serve leave off, after what each is doing. From any other one."""
+        self._leaving.set()
         self.hold_spare(monotonic())  # there shall be no more of them
         for _ in self.readers:
             self.soon(_stop)
@@ -241,7 +244,9 @@ class Session:
     def _serve_beside(self) -> None:
         fd = self.clone()
         try:
-            self._serve(self.reader(fd))
+            reader = self.reader(fd)
+            if not self._leaving.is_set():  # looked at when whoever sets it can see this reader
+                self._serve(reader)
         except Exception:
             logger.exception("a thread that serves %s has failed", self.mountpoint)
         finally:
@@ -520,6 +525,7 @@ class Session:
         )  # wakes the loop when the path leads here no more
         try:
             mounting.unmount(self.mountpoint, lazy=True)
+            self._leaving.set()
             self.hold_spare(monotonic())  # there shall be no more of them
             # One for each that reads: it takes one request and one `_stop`, and ends.
             asked = []
