@@ -6,6 +6,7 @@ A kernel does whatever it likes, in any order; a model keeps the books a second 
 import os
 import stat
 from collections import Counter
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+import puffs
 from puffs.attach.fuse import abi, compiled
 from puffs.attach.fuse.abi import Opcode
 from tests.attach.fake_kernel import PATIENCE, ROOT, FakeKernel, request_body
@@ -50,6 +52,38 @@ class SameIds(Toy):
 
     def fileid(self, node: int) -> tuple[int, int]:
         return 5, node
+
+
+class Looking(Toy):
+    """Its listing says how attributes are found, and does not find them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked: list[str] = []
+
+    def readdir(self, dir: int, offset: int, file: object) -> Any:
+        for name in ("file", "gone", "dir"):
+            yield puffs.DirEntry(name, entry=partial(self.look, dir, name))
+
+    def look(self, dir: int, name: str) -> puffs.Entry | None:
+        self.looked.append(name)
+        if name == "gone":
+            return None
+        node = self.names[dir, name]
+        return puffs.Entry(node, self.attrs[node])
+
+
+def test_attributes_in_a_listing_are_looked_for_when_a_host_wants_them() -> None:
+    toy = Looking()
+    with FakeKernel(toy) as kernel:
+        fh = kernel.ask(Opcode.OPENDIR, ROOT).fields(Opcode.OPENDIR)["fh"]
+        plain = kernel.listing(ROOT, fh)
+        assert [entry.name for entry in plain] == [b".", b"..", b"file", b"gone", b"dir"]
+        assert toy.looked == []
+        plus = kernel.listing(ROOT, fh, plus=True)
+        assert [entry.name for entry in plus if entry.nodeid] == [b"file", b"dir"]
+        assert toy.looked == ["file", "gone", "dir"]
+        assert kernel.lookup(b"file") == plus[2].nodeid
 
 
 class Namesakes(Toy):

@@ -209,7 +209,7 @@ def test_depth_is_no_limit(tmp_path: Path) -> None:
     image = saved(again, tmp_path)
     node, depth = again.root, 1
     while names := list(again.fs.readdir(node, 0, None)):
-        assert names[0].entry is not None
+        assert isinstance(names[0].entry, puffs.Entry)
         node = names[0].entry.node  # type: ignore[assignment]
         depth += 1
     assert depth == DEPTH

@@ -180,7 +180,7 @@ def test_a_listing_tells_types_numbers_and_attributes() -> None:
     for entry in box.fs.readdir(box.root, 0, None):
         attr = box.attr(entry.name)
         assert (stat.S_IFMT(entry.type), entry.ino, entry.next) == (attr.type, attr.ino, 0)
-        assert entry.entry is not None
+        assert isinstance(entry.entry, puffs.Entry)
         assert node_of(entry.entry) is box.node(entry.name)
 
 

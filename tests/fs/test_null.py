@@ -142,7 +142,7 @@ def test_a_listing_has_every_name_with_its_type_and_attributes(
         st = os.lstat(host / name)
         assert stat.S_IFMT(entry.type) == stat.S_IFMT(st.st_mode)
         assert entry.ino == st.st_ino
-        assert entry.entry is not None
+        assert isinstance(entry.entry, puffs.Entry)
         assert entry.entry.attr == passed.fs.lookup(passed.root, name, SERVER).attr
 
 

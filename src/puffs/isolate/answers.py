@@ -185,7 +185,8 @@ class Answers:
 
     def _dirent(self, row: Row, entry: DirEntry, cookie: Cookie) -> bytes:
         name = police.filename(entry.name, row.name, cookie)
-        fields = None if entry.entry is None else self._entry_fields(row, entry.entry)
+        at_hand = None if callable(entry.entry) else entry.entry
+        fields = None if at_hand is None else self._entry_fields(row, at_hand)
         try:
             return frames.pack_dirent(entry.next, entry.ino, entry.type >> 12 & 0xF, name, fields)
         except FrameError as exc:

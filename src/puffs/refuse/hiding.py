@@ -6,8 +6,9 @@ such a file: it renames it, to a name that nobody is looking for, and removes it
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from errno import EBUSY
+from functools import partial
 from itertools import count
 from stat import S_IFDIR
 from typing import Any, Final, Protocol, cast
@@ -16,7 +17,9 @@ from weakref import WeakKeyDictionary
 from puffs.server.attr import Attr
 from puffs.server.cred import FSCRED, Cred
 from puffs.server.path_nodes import DIRECT, Factories, Method, Names, Node, Place, Spot, is_missing
-from puffs.server.types import RENAME_EXCHANGE, Entry, Open
+from puffs.server.types import RENAME_EXCHANGE, DirEntry, Entry, Open
+
+_DOTS: Final = frozenset((".", ".."))
 
 _TRIES: Final = 10
 """How many names are tried, as libfuse does."""
@@ -254,6 +257,29 @@ def _rename(names: HidingNames, method: Method) -> Method:
     return rename
 
 
+def _readdir(names: HidingNames, method: Method) -> Method:
+    listed, look = DIRECT["readdir"](names, method), DIRECT["lookup"](names, names.look)
+
+    def lookup(dir: Node, name: str) -> Entry | None:
+        try:
+            found: Entry = look(dir, name, FSCRED)
+        except OSError:  # it has gone, or whoever looks it up is to be told
+            return None
+        return found
+
+    def readdir(dir: Node, offset: int, file: Any) -> Iterator[DirEntry]:
+        """Each name comes with what finds its attributes: a host that wants those, to show them,
+        would ask for each name, and each time wait for an answer.
+        """
+        for item in listed(dir, offset, file):
+            entry = item if isinstance(item, DirEntry) else DirEntry(item)
+            if entry.entry is None and entry.name not in _DOTS:
+                entry.entry = partial(lookup, dir, entry.name)
+            yield entry
+
+    return readdir
+
+
 HIDING: Final[Factories] = DIRECT | {
     "getattr": _getattr,
     "open": _open,
@@ -263,5 +289,6 @@ HIDING: Final[Factories] = DIRECT | {
     "closedir": _give_back,
     "remove": _remove,
     "rename": _rename,
+    "readdir": _readdir,
 }
 """Operations on nodes, made of operations on paths, over `HidingNames`."""

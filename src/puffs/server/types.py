@@ -1,6 +1,6 @@
 """What file servers return beside attributes: entries, open files, directory entries, locks."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -136,6 +136,7 @@ class DirEntry:
     `offset` to continue there; left out (0), the kernel half keeps what `readdir` yields for as
     long as the directory is open and counts for itself. `entry`, when it is at hand, gives the host
     the node and its attributes together with the name (readdirplus), and saves a `lookup` for each.
+    It may also be a function that returns it, or None: that is called only when a host wants it.
 
     The names "." and ".." are the kernel half's own and need not be yielded.
     """
@@ -143,7 +144,12 @@ class DirEntry:
     __slots__ = ("entry", "ino", "name", "next", "type")
 
     def __init__(
-        self, name: str, type: int = 0, ino: int = 0, next: int = 0, entry: Entry | None = None
+        self,
+        name: str,
+        type: int = 0,
+        ino: int = 0,
+        next: int = 0,
+        entry: Entry | Callable[[], Entry | None] | None = None,
     ) -> None:
         self.name = name
         self.type = type

@@ -817,7 +817,7 @@ cdef class Readdirplus(Entering):
         """Put one `fuse_direntplus` where there are zeros."""
         found = entry.entry
         out, dirent = <EntryOut *> at, <Dirent *> (at + sizeof(EntryOut))
-        if found is None or found.attr is None or not self.usual(found, parent.cookie):
+        if type(found) is not Entry or found.attr is None or not self.usual(found, parent.cookie):
             entry_out, rest = self.plus(parent, entry, position, name, told_of)
             memcpy(out, PyBytes_AS_STRING(entry_out), sizeof(EntryOut))
             memcpy(dirent, PyBytes_AS_STRING(rest), PyBytes_GET_SIZE(rest))

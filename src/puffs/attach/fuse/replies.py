@@ -249,14 +249,17 @@ class Replies:
         self, parent: Vnode, entry: DirEntry, position: int, name: bytes, told_of: list[Vnode]
     ) -> tuple[bytes, bytes]:
         """One `fuse_direntplus`, in two parts; `told_of` collects the nodes that were counted."""
-        if entry.entry is None or entry.entry.attr is None:
+        found = entry.entry
+        if callable(found):
+            found = found()
+        if found is None or found.attr is None:
             ino, kind, entry_out = entry.ino or UNKNOWN_INO, entry.type >> 12, _NO_ENTRY
         else:
-            cookie, attr, _ = police.node(entry.entry, parent, "lookup")
+            cookie, attr, _ = police.node(found, parent, "lookup")
             assert attr is not None
             vnode = self._mount.vnodes.adopt(cookie, parent, entry.name)
             told_of.append(vnode)
-            entry_out = pack_entry(vnode, attr, self.lifetimes_of(entry.entry))
+            entry_out = pack_entry(vnode, attr, self.lifetimes_of(found))
             ino, kind = entry.ino or vnode.ino, attr.mode >> 12
         return entry_out, pack_dirent(ino, position, name, kind)
 

@@ -107,7 +107,7 @@ class ScanDir(Generic[AnyStr]):
         self._read = [entry for _, entry in reversed(batch) if entry.name not in _DOTS]
 
     def _entry(self, entry: DirEntry) -> LocalDirEntry[AnyStr]:
-        known = entry.entry and entry.entry.attr
+        known = None if entry.entry is None or callable(entry.entry) else entry.entry.attr
         type = S_IFMT(known.mode) if known else S_IFMT(entry.type)
         name: Any = entry.name
         if isinstance(self._path, bytes):
