@@ -188,7 +188,7 @@ def in_child(
 ) -> None:
     """Run `body`, given a path of `host`, in a process that ends with it; its failure is ours.
 
-    `descriptors`: how many the process may have at most, beside those that it has inherited. `nobody`: as a user without any rights, to
+    `descriptors`: how many the process may have at most. `nobody`: as a user without any rights, to
     whom everything in `host` is given before.
     """
     if nobody:
@@ -205,8 +205,7 @@ def in_child(
         status = 1
         try:
             if descriptors:
-                most = len(os.listdir("/proc/self/fd")) + descriptors
-                resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
             if nobody:
                 os.setgroups([])
                 os.setgid(NOBODY)
