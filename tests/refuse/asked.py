@@ -14,7 +14,7 @@ import signal
 import stat
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 from puffs.attach.fuse.mountinfo import MountInfo, find_mount
 from tests.fuse.conftest import PATIENCE, give_back
+from tests.fuse.others import comes_true
 
 INO = 4242
 
@@ -131,7 +132,7 @@ class Asked:
 
     def _do_wait(self) -> None:
         self.note("waits")
-        time.sleep(PATIENCE)
+        threading.Event().wait(PATIENCE)
 
 
 _api: Any = None
@@ -191,18 +192,17 @@ class Program:
 
     def until_noted(self, *which: str) -> list[str]:
         """Wait for such a note; the last one."""
-        end = time.monotonic() + PATIENCE
-        while not (found := self.notes(*which)):
-            assert time.monotonic() < end, f"never noted: {which}"
-            time.sleep(0.005)
-        return found[-1]
+        assert comes_true(lambda: bool(self.notes(*which)), PATIENCE), f"never noted: {which}"
+        return self.notes(*which)[-1]
 
     def until_mounted(self) -> MountInfo:
-        end = time.monotonic() + PATIENCE
-        while not (found := find_mount(str(self.path))):
-            assert self.process.poll() is None or self.process.returncode == 0, self.wait()
-            assert time.monotonic() < end, "it is never mounted"
-            time.sleep(0.005)
+
+        def mounted_or_failed() -> bool:
+            return find_mount(str(self.path)) is not None or bool(self.process.poll())
+
+        assert comes_true(mounted_or_failed, PATIENCE), "it is never mounted"
+        found = find_mount(str(self.path))
+        assert found is not None, self.wait()
         os.statvfs(self.path)
         return found
 

@@ -43,7 +43,7 @@ LIBRARIES: Final = {
 class Twin(NamedTuple):
     """A server, and what is done with it."""
 
-    library: str
+    binding: str
     command: str
     """The program and its words; {module}, {backing}, {side} and {mountpoint} are put in."""
     sections: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Stage:
         self.backing.mkdir()
 
     def command(self, *more: str) -> list[str]:
-        library = LIBRARIES[self.twin.library]
+        library = LIBRARIES[self.twin.binding]
         places = {
             "module": library.module,
             "backing": self.backing,
@@ -82,7 +82,7 @@ class Stage:
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """Start the server."""
         self.output.unlink(missing_ok=True)
-        environment = {**os.environ, **LIBRARIES[self.twin.library].environment}
+        environment = {**os.environ, **LIBRARIES[self.twin.binding].environment}
         with self.output.open("wb") as output:
             return subprocess.Popen(
                 self.command(*more),

@@ -4,13 +4,13 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from puffs.attach.fuse.mountinfo import find_mount
 from tests.fuse.conftest import PATIENCE
+from tests.fuse.others import comes_true
 from tests.refuse.option_table import BEGIN, END, PAGE, table
 
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -41,11 +41,12 @@ def test_each_program_says_hello(program: str, open_place: Path, tmp_path: Path)
     with subprocess.Popen(
         [sys.executable, script, open_place], stderr=subprocess.PIPE, text=True
     ) as process:
-        end = time.monotonic() + PATIENCE
-        while not find_mount(str(open_place)):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < end
-            time.sleep(0.005)
+
+        def mounted_or_ended() -> bool:
+            return find_mount(str(open_place)) is not None or process.poll() is not None
+
+        assert comes_true(mounted_or_ended, PATIENCE)
+        assert process.poll() is None, process.communicate()
         assert os.listdir(open_place) == ["hello"]
         assert (open_place / "hello").read_text() == "Hello!\n"
         subprocess.run(["umount", open_place], check=True)

@@ -13,6 +13,7 @@ import pytest
 
 from puffs.attach.fuse.mountinfo import find_mount
 from tests.fuse.conftest import PATIENCE
+from tests.fuse.others import comes_true, gone
 from tests.refuse.asked import Program
 
 pytestmark = pytest.mark.fuse
@@ -25,10 +26,7 @@ def unmount(program: Program) -> None:
 
 
 def until_gone(program: Program) -> None:
-    end = time.monotonic() + PATIENCE
-    while find_mount(str(program.path)):
-        assert time.monotonic() < end, "it stays mounted"
-        time.sleep(0.005)
+    assert gone(program.path), "it stays mounted"
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -213,10 +211,7 @@ def several(asked: Program) -> "tuple[subprocess.Popen[str], list[Path]]":
     process = subprocess.Popen(
         [sys.executable, "-c", SEVERAL, *map(str, places)], stdout=subprocess.PIPE, text=True
     )
-    end = time.monotonic() + PATIENCE
-    while not all(find_mount(str(place)) for place in places):
-        assert time.monotonic() < end
-        time.sleep(0.005)
+    assert comes_true(lambda: all(find_mount(str(place)) for place in places))
     for place in places:
         os.statvfs(place)
     return process, places
@@ -234,10 +229,7 @@ def test_what_threads_have_mounted_ends_with_the_process(asked: Program) -> None
     process, places = several(asked)
     process.terminate()
     process.communicate(timeout=PATIENCE)
-    end = time.monotonic() + PATIENCE
-    while any(find_mount(str(place)) for place in places):
-        assert time.monotonic() < end, "they stay mounted"
-        time.sleep(0.005)
+    assert all(map(gone, places)), "they stay mounted"
 
 
 COVERED = '''

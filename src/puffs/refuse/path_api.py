@@ -55,7 +55,7 @@ def fuse_exit() -> None:
 
 def unset(method: _F) -> _F:
     """Mark a default operation: the kernel is not told of it unless a class overrides it."""
-    method.libfuse_ignore = True  # type: ignore[attr-defined]  # the name that mfusepy has for it
+    vars(method)["libfuse_ignore"] = True  # the name that mfusepy has for it
     return method
 
 
