@@ -14,6 +14,7 @@ from types import ModuleType
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 OLDEST = (3, 11)
 """What puffs itself needs."""
@@ -54,7 +55,8 @@ class Instead:
         if name not in self.table:
             return None
         # Not a Loader by name, for importlib.abc takes as long as all the rest here.
-        return ModuleSpec(name, self, origin=self.table[name])  # type: ignore[arg-type]
+        loader: Any = self  # looked at by type checkers only
+        return ModuleSpec(name, loader, origin=self.table[name])
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Leave it to Python to make a module: it does not live long."""
