@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from puffs.refuse import llfuse
+from tests.fuse.others import comes_true
 from tests.refuse.inode_served import Serve, Served, serving
 
 
@@ -143,14 +145,16 @@ def test_the_lock_goes_to_who_has_waited() -> None:
     def fails_to_get_it() -> None:
         order.append(str(lock.acquire(timeout=0.01)))
 
+    def queued(number: int) -> bool:
+        return len(lock._waiters) >= number
+
     impatient = threading.Thread(target=fails_to_get_it)
     impatient.start()
     impatient.join()
     others = [threading.Thread(target=other, args=(name,)) for name in ("first", "second")]
     for waiting, thread in enumerate(others, 1):
         thread.start()
-        while len(lock._waiters) < waiting:
-            time.sleep(0.001)
+        assert comes_true(partial(queued, waiting))
     lock.yield_(2)
     assert order == ["False", "first", "second"]
     lock.release()
