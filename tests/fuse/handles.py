@@ -7,9 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from puffs.attach.asking import ask, mounted
+from puffs.attach.fuse.syscalls import (
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REMOUNT,
+    mount,
+)
 from puffs.fs import hostcalls
-
-DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
 def handle_of(path: Path | str) -> bytes:
@@ -60,14 +66,23 @@ def nodes(path: Path) -> int:
     return known
 
 
+def drop_caches(mountpoint: Path) -> None:
+    """Have the kernel forget what nobody uses of a mount: names, nodes and pages.
+
+    Mounting again with the same flags does that for this mount alone, where drop_caches in
+    /proc/sys/vm would take from tests beside this one what their kernel has been let keep.
+    """
+    flags = os.statvfs(mountpoint).f_flag & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount("none", str(mountpoint), "none", MS_REMOUNT | flags, "")
+
+
 def forget_all(path: Path) -> None:
     """Have the kernel forget all files of a mount but the root; none may be open.
 
-    It drops what nobody has used since the last time, and tells the file server a moment later.
+    It tells the file server a moment later.
     """
     for _ in range(200):
-        DROP_CACHES.write_text("3\n")
-        os.statvfs(path)
+        drop_caches(path)
         if nodes(path) == 1:
             return
     raise AssertionError(f"{nodes(path)} files are still known")

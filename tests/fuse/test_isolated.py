@@ -24,7 +24,7 @@ from puffs.isolate.rooms import COUNT
 from tests.attach.toy import ROOT
 from tests.fuse.calls import fails, opened
 from tests.fuse.conftest import Notes, Serve, Served
-from tests.fuse.handles import handle_of
+from tests.fuse.handles import drop_caches, handle_of
 from tests.fuse.handles import opened as opened_by_handle
 from tests.fuse.others import comes_true, gone, needs_root
 from tests.fuse.servers import Cached, Many, Noting
@@ -163,7 +163,7 @@ def test_handles_outlive_what_the_kernel_remembers(serve: Serve) -> None:
     for number in range(50):
         (served.path / f"{number}").write_text(f"contents of {number}")
     handles = [handle_of(served.path / f"{number}") for number in range(50)]
-    drop_caches()
+    drop_caches(served.path)
     with opened(served.path, os.O_RDONLY) as mount:
         for number, handle in enumerate(handles):
             with opened_by_handle(mount, handle, os.O_RDONLY) as fd:
@@ -204,16 +204,11 @@ def objects(served: Served) -> int:
     return int(os.getxattr(served.path, "user.objects"))
 
 
-def drop_caches() -> None:
-    os.sync()
-    Path("/proc/sys/vm/drop_caches").write_text("3")
-
-
 def forgotten(served: Served) -> bool:
     """Whether the root alone is known, or is so soon."""
 
     def root_alone() -> bool:
-        drop_caches()
+        drop_caches(served.path)
         return objects(served) == 1
 
     return comes_true(root_alone)

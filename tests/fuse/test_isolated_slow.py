@@ -158,10 +158,6 @@ def test_one_that_takes_too_long_is_a_time_out_of_its_caller_alone(serve: Serve)
 # ------------------------------------------------------------------- what nobody waits for any more
 
 
-def drop_caches() -> None:
-    Path("/proc/sys/vm/drop_caches").write_text("2")
-
-
 @pytest.mark.parametrize("threads", [1, 2])
 def test_who_is_killed_is_gone_at_once_and_the_others_go_on(
     serve: Serve, gate: Gate, threads: int

@@ -19,17 +19,13 @@ from puffs.attach.fuse.session import Session
 from puffs.kernel.mount import Mount
 from tests.attach.toy import ROOT
 from tests.fuse.conftest import PATIENCE, Notes, Serve, Served
+from tests.fuse.handles import drop_caches
 from tests.fuse.servers import Cached, Noting
 
 pytestmark = [pytest.mark.fuse, pytest.mark.loops]
 
 FILE, DIR, LINK = ROOT + 1, ROOT + 2, ROOT + 3
 """The cookies of what a `Toy` begins with."""
-
-
-def drop_caches() -> None:
-    """Have the kernel forget every name and node that nobody uses."""
-    Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 def reclaimed(served: Served) -> Counter[int]:
@@ -114,7 +110,7 @@ def test_what_the_kernel_has_dropped_is_reclaimed_each_time(serve: Serve) -> Non
             for _ in range(3):
                 numbers.add(os.lstat(served.path / name).st_ino)
         assert len(served.notes("lookup")) == 3 * times
-        drop_caches()
+        drop_caches(served.path)
         served.round_trips(partial(reclaims, served, 3 * times))
         assert reclaimed(served) == dict.fromkeys((FILE, DIR, LINK), times)
     assert len(numbers) == 9  # never the same number for what may be another file
@@ -124,7 +120,7 @@ def test_what_is_in_use_is_not_dropped(serve: Serve) -> None:
     served = serve(Cached)
     served.path.joinpath("link").lstat()
     with open(served.path / "file") as file:
-        drop_caches()
+        drop_caches(served.path)
         served.round_trips(lambda: served.notes("reclaim") != [])
         assert reclaimed(served) == {LINK: 1}
         assert file.read() == "contents"
@@ -136,7 +132,7 @@ def test_what_a_listing_brought_is_counted(serve: Serve) -> None:
     for name in ("dir", "file", "link"):
         os.lstat(served.path / name)
     assert served.notes("lookup") == []  # they came with the listing
-    drop_caches()
+    drop_caches(served.path)
     served.round_trips(partial(reclaims, served, 3))
     assert reclaimed(served) == {FILE: 1, DIR: 1, LINK: 1}
 
@@ -213,9 +209,9 @@ def test_a_caller_that_is_killed_leaves_nothing_behind(
         caller.kill()
         gate.open()
         assert caller.wait(PATIENCE) == -signal.SIGKILL
-    drop_caches()
+    drop_caches(served.path)
     served.round_trips(lambda: balanced(served))
-    drop_caches()
+    drop_caches(served.path)
     known = {"lookup": FILE, "open": FILE, "create": LINK + 1, "mkdir": LINK + 1}
     if operation in known:
         served.round_trips(lambda: reclaimed(served)[known[operation]] == 1)
@@ -291,7 +287,7 @@ def test_a_reply_that_the_kernel_refuses_is_undone(
     if operation != "readdir":
         assert len(served.notes(operation)) == 2  # the kernel has asked again
     served.round_trips(lambda: balanced(served))
-    drop_caches()
+    drop_caches(served.path)
     cookies = {"lookup": {FILE}, "open": {FILE}, "create": {LINK + 1}}.get(
         operation, {FILE, DIR, LINK}
     )

@@ -23,7 +23,14 @@ import puffs
 from puffs.attach.fuse.mountinfo import find_mount
 from puffs.attach.fuse.mounting import mount_fuse
 from puffs.attach.fuse.options import parse_options
-from puffs.attach.fuse.syscalls import MNT_DETACH, UMOUNT_NOFOLLOW, mount, umount2
+from puffs.attach.fuse.syscalls import (
+    MNT_DETACH,
+    MS_RDONLY,
+    MS_REMOUNT,
+    UMOUNT_NOFOLLOW,
+    mount,
+    umount2,
+)
 from puffs.fs.hostfiles import Node
 from puffs.fs.null import NullFS
 from puffs.kernel.mount import Servable
@@ -40,8 +47,6 @@ ASYNC = 0
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NODUMP_FL = 0x10, 0x20, 0x40
 
-MS_RDONLY = 1
-MS_REMOUNT = 32
 MS_BIND = 4096
 
 Pass = Callable[..., Path]

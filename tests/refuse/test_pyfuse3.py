@@ -18,7 +18,14 @@ import pytest
 
 from puffs.attach.asking import ask, mounted
 from puffs.attach.fuse.mountinfo import find_mount
-from tests.fuse.handles import DROP_CACHES, contents, descriptor_of, handle_of, number_in, opened
+from tests.fuse.handles import (
+    contents,
+    descriptor_of,
+    drop_caches,
+    handle_of,
+    number_in,
+    opened,
+)
 from tests.refuse.inode_served import Serve, Served, serving
 
 pytestmark = pytest.mark.fuse
@@ -237,7 +244,7 @@ def test_all_lookups_come_back(serve: Serve) -> None:
         except subprocess.TimeoutExpired:
             lister.kill()
         lister.wait()
-    subprocess.run(["sh", "-c", "echo 2 > /proc/sys/vm/drop_caches"], check=True)
+    drop_caches(served.path)
     summary = served.unmount()
     assert summary["how"] == "returned"
     assert summary["told"] > 10_000
@@ -326,9 +333,9 @@ def test_handles_outlive_what_the_kernel_remembers(serve: Serve) -> None:
     os.unlink(served / "gone")
     with descriptor_of(served.path) as mount:
         assert contents(mount, handle) == b"text"
-        DROP_CACHES.write_text("2")
+        drop_caches(served.path)
         assert contents(mount, handle) == b"text"
-        DROP_CACHES.write_text("2")
+        drop_caches(served.path)
         with opened(mount, directory) as fd:
             assert os.listdir(fd) == ["file"]
         assert number_in(handle) == (served / "dir/below/file").stat().st_ino
