@@ -18,12 +18,11 @@ from puffs.attach.fuse.options import OptionError
 from puffs.refuse.options import (
     OPTIONS,
     Always,
-    Dialect,
     NoDifference,
     Refused,
-    Settings,
     parse,
 )
+from puffs.refuse.settings import Dialect, Settings
 from tests.refuse.asked import INO, Program
 
 NOBODY = 65534

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from puffs.attach.fuse.dispatch import Refusal
-from puffs.refuse.options import Dialect as Generation
+from puffs.refuse.settings import Dialect as Generation
 
 log = logging.getLogger("fuse")
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 from puffs.attach.fuse.session import Session
 from puffs.kernel.mount import Mount
 from puffs.refuse.calls import Dialect, Method
-from puffs.refuse.options import Settings
+from puffs.refuse.settings import Settings
 from puffs.refuse.structs import fuse_config, fuse_conn_info
 
 log = logging.getLogger("fuse")

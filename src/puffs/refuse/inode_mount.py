@@ -19,8 +19,9 @@ from puffs.attach.fuse.options import OptionError
 from puffs.attach.serve import connected
 from puffs.kernel.mount import Mount
 from puffs.refuse.inodes import Inodes
-from puffs.refuse.options import OPTIONS, Dialect, OfModule, Sets, Settings, parse
+from puffs.refuse.options import OPTIONS, OfModule, Sets, parse
 from puffs.refuse.serving import guard, print_requests
+from puffs.refuse.settings import Dialect, Settings
 from puffs.server.errors import explain
 from puffs.server.types import Buffer
 

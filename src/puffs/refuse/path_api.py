@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 from puffs.refuse.calls import Dialect
-from puffs.refuse.options import Settings
 from puffs.refuse.pathfs import PathServer
 from puffs.refuse.serving import serve
+from puffs.refuse.settings import Settings
 from puffs.server.cred import requester
 
 ENOTSUP: Final = errno.EOPNOTSUPP

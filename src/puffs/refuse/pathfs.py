@@ -17,8 +17,8 @@ from puffs.kernel.mount import Mount
 from puffs.refuse import attributes, devices
 from puffs.refuse.calls import Calls, Dialect, Failures, Method, absent, check, error, handle
 from puffs.refuse.hiding import HIDING, HidingNames
-from puffs.refuse.options import Settings
 from puffs.refuse.serving import leave
+from puffs.refuse.settings import Settings
 from puffs.refuse.translating import Changed
 from puffs.server.attr import Attr, Changes, StatVfs
 from puffs.server.cred import Cred

@@ -27,7 +27,8 @@ from puffs.attach.fuse.trace import line
 from puffs.attach.main import set_up_log
 from puffs.attach.serve import SIGNALS, run
 from puffs.kernel.mount import Mount, Servable
-from puffs.refuse.options import Dialect, Settings, parse
+from puffs.refuse.options import parse
+from puffs.refuse.settings import Dialect, Settings
 from puffs.server.cred import caller
 from puffs.server.errors import explain
 
