@@ -5,12 +5,16 @@ from typing import Final, NamedTuple
 
 
 class Different(NamedTuple):
-    """Answers of puffs that are not those of the library; places are patterns as in fnmatch."""
+    """Answers of puffs that are not those of the library; places are patterns as in fnmatch.
+
+    `since` is the Linux from which on it is so. What puffs answers is in `otherwise/`.
+    """
 
     twins: str
     cases: str
     labels: str
     reason: str
+    since: tuple[int, int] = (0, 0)
 
 
 _TIMES = (
@@ -31,6 +35,7 @@ _CRITICAL = "fusepy fails to raise what was to end it, and goes on"
 _DOTS = "the dots are listed where the library leaves them out"
 _LINKED = "an open file that another name leads to is not hidden, and known by that name"
 _STATVFS = "a file system that does not say how large it is can be asked all the same"
+_MAPPED = "puffs lets the kernel map files that are read directly"
 _ATOMIC = "libfuse 3 hands O_TRUNC on to open; here truncate is asked, as by libfuse 2"
 _HANDLE = "a file that is truncated while it is open comes with its handle"
 
@@ -43,8 +48,7 @@ DIFFERENT: Final = (
     Different("pyfuse3 hello*", "hello: hello", "statvfs", _STATVFS),
     Different("pyfuse3 replies", "replies: replies", "default of statfs", _STATVFS),
     *(
-        Different(f"{library} *", f"tree: {case}", label, _DOTS)
-        for library in ("pyfuse3", "llfuse")
+        Different("llfuse *", f"tree: {case}", label, _DOTS)
         for case, label in (
             ("entries", "*"),
             ("many", "in small pieces"),
@@ -83,7 +87,7 @@ DIFFERENT: Final = (
     Different("*fusepy *", "answers: writes", "long", _NEVER),
     Different("*fusepy *", "answers: links", "long", _NEVER),
     Different("*fusepy *", "answers: extended_attributes", "user.text", _NEVER),
-    Different("*", "opened: open_files", "mapped", "newer kernels let such files be mapped"),
+    Different("*", "opened: open_files", "mapped", _MAPPED, (6, 6)),
     Different("mfusepy offsets", "offsets: piece_by_piece", "positions", "the dots have their own"),
     Different("mfusepy ending", "life", "SIG*", _ENDING),
     Different("*fusepy ending", "life", "init fails", _INIT),
@@ -91,10 +95,10 @@ DIFFERENT: Final = (
 )
 
 
-def reason_for(name: str, case: str, label: str) -> str | None:
+def row_for(name: str, case: str, label: str) -> Different | None:
     """Why an answer may be another one on puffs."""
     for row in DIFFERENT:
         patterns = ((name, row.twins), (case, row.cases), (label, row.labels))
         if all(fnmatch.fnmatchcase(*pair) for pair in patterns):
-            return row.reason
+            return row
     return None
