@@ -36,15 +36,11 @@ _DOTS = "the dots are listed where the library leaves them out"
 _LINKED = "an open file that another name leads to is not hidden, and known by that name"
 _STATVFS = "a file system that does not say how large it is can be asked all the same"
 _MAPPED = "puffs lets the kernel map files that are read directly"
-_ATOMIC = "libfuse 3 hands O_TRUNC on to open; here truncate is asked, as by libfuse 2"
 _HANDLE = "a file that is truncated while it is open comes with its handle"
 
 DIFFERENT: Final = (
     Different("*fusepy noting", "noting: what_is_asked", "unlink while open", _LINKED),
-    Different("mfusepy noting", "noting: what_is_asked", "replace", _ATOMIC),
     Different("mfusepy noting", "noting: what_is_asked", "change while open", _HANDLE),
-    Different("mfusepy memory", "tree: opens", "truncated", _ATOMIC),
-    Different("pyfuse3 tmpfs", "tree: opens", "truncated", _ATOMIC),
     Different("pyfuse3 hello*", "hello: hello", "statvfs", _STATVFS),
     Different("pyfuse3 replies", "replies: replies", "default of statfs", _STATVFS),
     *(

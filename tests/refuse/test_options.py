@@ -472,17 +472,18 @@ def test_open_files_are_hidden_or_removed(
 
 @mounted
 @pytest.mark.parametrize(
-    ("keywords", "wanted"),
+    ("api", "keywords", "wanted"),
     [
-        ({}, ["truncate", "/file", "0"]),
-        ({"atomic_o_trunc": True}, ["open", "/file", "O_TRUNC"]),
+        ("fusepy", {}, ["truncate", "/file", "0"]),
+        ("fusepy", {"atomic_o_trunc": True}, ["open", "/file", "O_TRUNC"]),
+        ("mfusepy", {}, ["open", "/file", "O_TRUNC"]),
     ],
     ids=str,
 )
 def test_who_empties_a_file_that_is_opened(
-    asked: Program, keywords: dict[str, Any], wanted: list[str]
+    asked: Program, api: str, keywords: dict[str, Any], wanted: list[str]
 ) -> None:
-    asked.start(foreground=True, **keywords).until_mounted()
+    asked.start(api, foreground=True, **keywords).until_mounted()
     os.close(os.open(asked.path / "file", os.O_WRONLY | os.O_TRUNC))
     assert wanted in asked.notes("open", "truncate")
     assert len(asked.notes("truncate")) == (wanted[0] == "truncate")

@@ -71,6 +71,7 @@ class Inodes(Counting):
         self.writeback = bool(getattr(program, "enable_writeback_cache", False))
         self.posix_acl = bool(getattr(program, "enable_acl", False))
         self._base = base
+        self.opens = self._handler("open") is not None
         self._mount: Mount
         self._generations: dict[int, int] = {}
         self._forget = self._handler("forget")

@@ -74,6 +74,9 @@ class PathServer:
         self._calls = Calls(operations, dialect, self.failures, change)
         mount = settings.mount
         mount.posix_locks, mount.flocks = devices.kept_locks(self._calls, mount)
+        if dialect.libfuse == "fuse3":
+            mount.atomic_o_trunc = True
+        mount.atomic_o_trunc &= self._calls.find("open") is not None  # else nobody would see it
         self._settle()
 
     def leave(self) -> None:
