@@ -155,3 +155,22 @@ def test_names_are_remembered_although_there_is_access(start: Start, api: str, m
     for _ in range(10):
         os.stat(mnt / "file")
     assert (mnt / "file").read_bytes() == b"1"
+
+
+def test_memory_of_large_writes_is_used_again(start: Start, api: str, mnt: Path) -> None:
+    """To get it anew for each from the kernel takes longer than all else: a page fault for each 4
+    KiB of it.
+    """
+    size, writes = 1 << 20, 16
+    process = start(api, "Sink", direct_io=True)
+    with open(mnt / "file", "wb", buffering=0) as file:
+        file.write(bytes(size))
+        before = page_faults(process.pid)
+        for _ in range(writes):
+            file.write(bytes(size))
+        assert page_faults(process.pid) - before < writes * size // 4096 // 4
+
+
+def page_faults(pid: int) -> int:
+    """How many minor ones a process has had: proc_pid_stat(5)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])

@@ -27,6 +27,7 @@ from puffs.attach.fuse.trace import line
 from puffs.attach.main import set_up_log
 from puffs.attach.serve import SIGNALS, run
 from puffs.kernel.mount import Mount, Servable
+from puffs.refuse.memory import keep_for_data
 from puffs.refuse.options import parse
 from puffs.refuse.settings import Dialect, Settings
 from puffs.server.cred import caller
@@ -146,6 +147,7 @@ def _serve(
     ready: Callable[[Mount], None],
 ) -> None:
     set_up_log(os.path.basename(sys.argv[0]) or "puffs", settings.foreground)
+    keep_for_data()
 
     printing: list[threading.Thread] = []
 
