@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from errno import EIO
+from functools import partial
 from os import strerror
 from stat import S_IFMT
-from struct import Struct, error
+from struct import error
 from typing import Any, Final
 
+from puffs.refuse.settings import Shown
 from puffs.server.attr import WIRE, Attr, StatVfs
 
 _NS: Final = 1_000_000_000
@@ -23,17 +25,29 @@ WHOLE: Final = frozenset(
 """A dict with these in it is all there is to know of a file."""
 
 
-def in_nanoseconds(told: Told) -> Attr:
-    """Attributes with times in nanoseconds (`use_ns`)."""
+def attributes(use_ns: bool, use_ino: bool, shown: Shown | None) -> Callable[[Told], Attr]:
+    """What makes an `Attr` of what a program tells: with times in nanoseconds, or else in seconds,
+    whole or not; with the inode number that it tells, or none; and shown with another mode and
+    owner.
+
+    What is returned raises `OSError` (EIO) for a mode without a file type, `TypeError` for what is
+    no number.
+    """
+    attr_of = _in_nanoseconds if use_ns else _in_seconds
+    if use_ino:
+        attr_of = partial(_numbered, attr_of)
+    return attr_of if shown is None else partial(_shown_as, shown, attr_of)
+
+
+def _in_nanoseconds(told: Told) -> Attr:
     get = told.get
-    atime, atime_part = divmod(int(get("st_atime", 0)), _NS)
-    mtime, mtime_part = divmod(int(get("st_mtime", 0)), _NS)
-    ctime, ctime_part = divmod(int(get("st_ctime", 0)), _NS)
-    return _attr(told, atime, mtime, ctime, atime_part, mtime_part, ctime_part)
+    atime, mtime, ctime = get("st_atime", 0), get("st_mtime", 0), get("st_ctime", 0)
+    return _attr(
+        told, atime // _NS, mtime // _NS, ctime // _NS, atime % _NS, mtime % _NS, ctime % _NS
+    )
 
 
-def in_seconds(told: Told) -> Attr:
-    """Attributes with times in seconds, whole or not."""
+def _in_seconds(told: Told) -> Attr:
     get = told.get
     atime, mtime, ctime = get("st_atime", 0), get("st_mtime", 0), get("st_ctime", 0)
     whole_atime, whole_mtime, whole_ctime = int(atime // 1), int(mtime // 1), int(ctime // 1)
@@ -48,47 +62,73 @@ def in_seconds(told: Told) -> Attr:
     )
 
 
-def _attr(told: Told, *times: int) -> Attr:
-    """Attributes with these times: whole seconds of each, then nanoseconds of each.
-
-    Raises `OSError` (EIO) for a mode without a file type, `TypeError` for what is no number.
-    """
+def _attr(
+    told: Told, atime: int, mtime: int, ctime: int, atime_ns: int, mtime_ns: int, ctime_ns: int
+) -> Attr:
+    """Attributes with these times: whole seconds of each, then nanoseconds of each."""
     get = told.get
     mode = get("st_mode", 0)
-    numbers = (mode, get("st_nlink", 0), get("st_uid", 0), get("st_gid", 0))
-    rest = (get("st_rdev", 0), get("st_blksize", 0), 0)
-    size, blocks = get("st_size", 0), get("st_blocks", 0)
     try:
-        wire = _pack(size, blocks, *times, *numbers, *rest)
+        wire = _pack(
+            get("st_size", 0),
+            get("st_blocks", 0),
+            atime,
+            mtime,
+            ctime,
+            atime_ns,
+            mtime_ns,
+            ctime_ns,
+            mode,
+            get("st_nlink", 0),
+            get("st_uid", 0),
+            get("st_gid", 0),
+            get("st_rdev", 0),
+            get("st_blksize", 0),
+            0,
+        )
     except error:
-        wire = _fitted(WIRE, (size, blocks, *times, *numbers, *rest))
+        wire = _fitted(told, (atime, mtime, ctime, atime_ns, mtime_ns, ctime_ns))
     if mode >> 12 & 15 not in _TYPES:
         raise OSError(EIO, strerror(EIO))  # as the kernel says
     attr = _new(Attr)
     attr.wire = bytearray(wire)
-    attr.ino = get("st_ino", 0)
+    attr.ino = 0
     attr.btime_ns = None
     return attr
 
 
+_SIZES: Final = ("st_size", "st_blocks")
+_REST: Final = ("st_mode", "st_nlink", "st_uid", "st_gid", "st_rdev", "st_blksize")
 _BITS: Final = {"Q": 64, "q": 64, "I": 32}
 
 
-def _fitted(struct: Struct, numbers: tuple[Any, ...]) -> bytes:
-    """Numbers cut to the size of their fields, as C does it: -1 is the largest there is."""
-    fitted = []
-    for code, number in zip(struct.format.strip("="), numbers, strict=True):
-        if not isinstance(number, int):
-            raise TypeError(f"{number!r} stands where a whole number is needed")
-        bits = _BITS[code]
-        number &= (1 << bits) - 1
-        fitted.append(number - (1 << bits) if code == "q" and number >> (bits - 1) else number)
-    return struct.pack(*fitted)
+def _fitted(told: Told, times: tuple[float, ...]) -> bytes:
+    """An image with numbers that are cut to the size of their fields, as C does it: -1 is the
+    largest there is; and of times that are no whole nanoseconds the whole ones.
+    """
+    sizes, rest = ([told.get(name, 0) for name in names] for names in (_SIZES, _REST))
+    numbers = *sizes, *map(int, times), *rest, 0
+    return _pack(*map(_fit, WIRE.format.strip("="), numbers))
 
 
-def shown_as(show: Callable[[int, int, int], tuple[int, int, int]], attr: Attr) -> Attr:
+def _fit(code: str, number: object) -> int:
+    if not isinstance(number, int):
+        raise TypeError(f"{number!r} stands where a whole number is needed")
+    bits = _BITS[code]
+    number &= (1 << bits) - 1
+    return number - (1 << bits) if code == "q" and number >> (bits - 1) else number
+
+
+def _numbered(attr_of: Callable[[Told], Attr], told: Told) -> Attr:
+    attr = attr_of(told)
+    attr.ino = told.get("st_ino", 0)
+    return attr
+
+
+def _shown_as(shown: Shown, attr_of: Callable[[Told], Attr], told: Told) -> Attr:
     """The same file with another mode, owner and group."""
-    mode, attr.uid, attr.gid = show(attr.mode, attr.uid, attr.gid)
+    attr = attr_of(told)
+    mode, attr.uid, attr.gid = shown(attr.mode, attr.uid, attr.gid)
     attr.mode = S_IFMT(attr.mode) | (mode & 0o7777)
     return attr
 

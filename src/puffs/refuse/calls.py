@@ -142,22 +142,56 @@ class Calls:
 
         return call
 
-    def status(self, name: str) -> Method | None:
-        """The operation, which returns nothing: None, 0, or a negative errno."""
+    def status(self, name: str, given: int | None = None) -> Method | None:
+        """The operation, which returns nothing: None, 0, or a negative errno.
+
+        It gets the first `given` of the arguments that the caller passes, or all of them.
+        """
         method = self.find(name)
-        if method is None:
-            return None
-        failed = self.failures.of
+        return None if method is None else _GUARDS[given](name, method, self.failures.of)
 
-        def call(*args: Any) -> None:
-            try:
-                result = method(*args)
-            except BaseException as exc:
-                raise failed(name, exc) from None
-            if result:
-                check(result)
 
-        return call
+Failed = Callable[[str, BaseException], OSError]
+
+
+def _guard(name: str, method: Method, failed: Failed) -> Method:
+    def call(*args: Any) -> None:
+        try:
+            result = method(*args)
+        except BaseException as exc:
+            raise failed(name, exc) from None
+        if result:
+            check(result)
+
+    return call
+
+
+def _guard_of_two(name: str, method: Method, failed: Failed) -> Method:
+    def call(path: Any, _: Any) -> None:
+        try:
+            result = method(path)
+        except BaseException as exc:
+            raise failed(name, exc) from None
+        if result:
+            check(result)
+
+    return call
+
+
+def _guard_of_three(name: str, method: Method, failed: Failed) -> Method:
+    def call(path: Any, argument: Any, _: Any) -> None:
+        try:
+            result = method(path, argument)
+        except BaseException as exc:
+            raise failed(name, exc) from None
+        if result:
+            check(result)
+
+    return call
+
+
+_GUARDS: Final = {None: _guard, 1: _guard_of_two, 2: _guard_of_three}
+"""By how many arguments an operation gets: all, or all but the last."""
 
 
 def absent(*_args: Any) -> Any:

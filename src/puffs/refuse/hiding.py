@@ -6,11 +6,10 @@ such a file: it renames it, to a name that nobody is looking for, and removes it
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from errno import EBUSY
 from functools import partial
 from itertools import count
-from stat import S_IFDIR
 from typing import Any, Final, Protocol, cast
 from weakref import WeakKeyDictionary
 
@@ -43,15 +42,12 @@ class HidingNames(Names):
     """The tree of names of a mount in which open files outlive their names.
 
     `find`, `rename_file`, `remove_file` and `release` are the program's operations, by paths.
-    `root_type` is the type of the root, which is not asked for before `begin`: the kernel half
-    wants to know when the program has not been told yet that it is mounted.
     """
 
     def __init__(
         self,
         keep_files: bool,
         asked: Keeping,
-        root_type: int,
         find: Method,
         rename_file: Method,
         remove_file: Method,
@@ -59,7 +55,6 @@ class HidingNames(Names):
     ) -> None:
         super().__init__(keep_files)
         self.asked = asked
-        self.root_attr = Attr(mode=root_type | (0o755 if root_type == S_IFDIR else 0o644))
         self.look = find
         self._rename_file = rename_file
         self._remove_file = remove_file
@@ -69,8 +64,6 @@ class HidingNames(Names):
         self.stamps: WeakKeyDictionary[Node, tuple[int, int]] = WeakKeyDictionary()
         """Size and time of modification when a file was opened last, for `auto_cache`."""
         self._numbers = count(1)
-        self.begin: Callable[[], None] = lambda: None
-        """The program may be asked from now on."""
 
     def reach(self, node: Node, file: Any) -> tuple[str, Any]:
         """As in `Names`, but a file that is gone has no path: None, which is no `str`."""
@@ -81,6 +74,9 @@ class HidingNames(Names):
 
     def last_path(self, node: Node) -> str | None:
         """The path of a node; None when it is gone."""
+        parent, name = node.place
+        if parent.at == self.at:
+            return parent.prefix + name
         path, there = self.find(node)
         return path if there else None
 
@@ -107,7 +103,7 @@ class HidingNames(Names):
         for _ in range(_TRIES):
             number = next(self._numbers)
             place = (dir, f".fuse_hidden{os.getpid() & 0xFFFFFFFF:08x}{number & 0xFFFFFFFF:08x}")
-            if place in self.nodes:
+            if self.nodes.get(place) is not None:
                 continue
             try:
                 self.look(self.below(*place), None)
@@ -140,42 +136,20 @@ class HidingNames(Names):
 
 
 def _getattr(names: HidingNames, method: Method) -> Method:
-    hidden = names.hidden
-    real = method
-
-    def at_first(path: str, file: Any) -> Attr:
-        return names.root_attr
-
-    def begin() -> None:
-        nonlocal method
-        method = real
-
-    method = at_first
-    names.begin = begin
+    ask, hidden = DIRECT["getattr"](names, method), names.hidden
 
     def getattr(node: Node, file: Any = None) -> Any:
-        while True:
-            parent, name = node.place
-            if parent.at == names.at:
-                path = parent.prefix + name
-            else:
-                path, file = names.reach(node, file)
-            try:
-                attr = method(path, file)
-            except OSError as error:
-                if names.stands(error, path, (node, None)):
-                    raise
-                continue
-            if hidden and node in hidden and attr.nlink:
-                attr.nlink -= 1  # its name is nobody's
-            return attr
+        attr = ask(node, file)
+        if hidden and node in hidden and attr.nlink:
+            attr.nlink -= 1  # its name is nobody's
+        return attr
 
     return getattr
 
 
 def _open(names: HidingNames, method: Method) -> Method:
     def open(node: Node, flags: int, cred: Cred) -> Any:
-        reply = names.call(method, ((node, None),), flags, cred)
+        reply = names.call_at(method, node, flags, cred)
         names.opened(node, reply)
         if names.asked.auto_cache:
             return _kept_if_unchanged(names, node, reply)
@@ -194,7 +168,7 @@ def _kept_if_unchanged(names: HidingNames, node: Node, reply: Any) -> Open:
 def _create(names: HidingNames, method: Method) -> Method:
     def create(dir: Node, name: str, attr: Attr, flags: int, cred: Cred) -> Any:
         place = (dir, name)
-        reply = names.call(method, (place,), attr, flags, cred)
+        reply = names.call_below(method, place, attr, flags, cred)
         file = reply.file if isinstance(reply, Open) else reply
         path = names.below(dir, name)
         try:
@@ -233,7 +207,7 @@ def _remove(names: HidingNames, method: Method) -> Method:
         if known is not None and names.is_to_stay(known):
             names.hide(place, known)
             return
-        names.call(method, (place,), cred)
+        names.call_below(method, place, cred)
         names.leave(place, known)
 
     return remove

@@ -4,10 +4,11 @@ operations on paths.
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from errno import EINVAL, ENOENT, ESTALE
 from threading import Condition, RLock
 from typing import Any, Final
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from puffs.server.attr import Attr, as_attr
 from puffs.server.cred import Cred
@@ -59,6 +60,53 @@ What a node is called in it is its last path.
 """
 
 
+class _Held(ref[Node]):
+    """A node in the table of names, which does not keep it; and its place there."""
+
+    __slots__ = ("place",)
+
+    place: Place
+
+
+class Places:
+    """Nodes by place, held weakly: one that nobody else holds any more is not there.
+
+    Changed under `lock`, and looked at without. `held` is looked at by who is asked most of all.
+    """
+
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
+        self.held: dict[Place, _Held] = {}
+        held = self.held
+
+        def gone(each: _Held) -> None:
+            with lock:
+                if held.get(each.place) is each:
+                    del held[each.place]
+
+        self._gone = gone
+
+    def get(self, place: Place) -> Node | None:
+        """The node at `place`, if there is one."""
+        held = self.held.get(place)
+        return None if held is None else held()
+
+    def put(self, place: Place, node: Node) -> None:
+        """Have `node` at `place`."""
+        held = self.held[place] = _Held(node, self._gone)
+        held.place = place
+
+    def add(self, place: Place) -> Node:
+        """A new node at `place`."""
+        node = Node(place)
+        self.put(place, node)
+        return node
+
+    def take(self, place: Place) -> Node | None:
+        """Have none at `place`; the one that was there."""
+        held = self.held.pop(place, None)
+        return None if held is None else held()
+
+
 class Names:
     """The tree of names of one mount. Invariants, under the lock:
 
@@ -70,17 +118,17 @@ class Names:
     Prefixes are kept in directories only. To rename or remove a file, the usual case, makes none of
     them wrong; to rename or remove a directory outdates all of them by one addition.
 
-    The table holds its nodes weakly, and a node holds its directory. What the host has forgotten,
-    and all below it, is dropped with the last reference; a name that is looked up in that very
-    moment keeps its node.
+    The table (`Places`) holds its nodes weakly, and a node holds its directory. What the host has
+    forgotten, and all below it, is dropped with the last reference; a name that is looked up in
+    that very moment keeps its node.
 
     `keep_files` says that the tree will be told when open files are closed.
     """
 
     def __init__(self, keep_files: bool) -> None:
         self._keep_files = keep_files
-        self.nodes: WeakValueDictionary[Place, Node] = WeakValueDictionary()
         self.lock = RLock()
+        self.nodes = Places(self.lock)
         self.at = 0
         self._top = Node(None)
         self.root = Node((self._top, "/"))
@@ -94,6 +142,8 @@ class Names:
     def find(self, node: Node) -> tuple[str, bool]:
         """The path of `node`, the last one if it is gone, and whether it is still there."""
         parent, name = node.place
+        if parent.at == self.at:
+            return parent.prefix + name, True
         prefix, there = self._prefix(parent)
         return prefix + name, there
 
@@ -121,6 +171,8 @@ class Names:
 
     def below(self, dir: Node, name: str) -> str:
         """The path of `name` in `dir`. In a directory that is gone there is nothing: ENOENT."""
+        if dir.at == self.at:
+            return dir.prefix + name
         prefix, there = self._prefix(dir)
         if not there:
             raise FileNotFoundError(ENOENT, os.strerror(ENOENT))
@@ -138,6 +190,28 @@ class Names:
                 return method(*paths, *args)
             except OSError as error:
                 if all(self.stands(error, *what) for what in zip(paths, spots, strict=True)):
+                    raise
+
+    def call_at(self, method: Callable[..., Any], node: Node, *args: Any) -> Any:
+        """The same with the path of `node` alone."""
+        while True:
+            parent, name = node.place
+            path = parent.prefix + name if parent.at == self.at else self.path(node)
+            try:
+                return method(path, *args)
+            except OSError as error:
+                if self.stands(error, path, (node, None)):
+                    raise
+
+    def call_below(self, method: Callable[..., Any], place: Place, *args: Any) -> Any:
+        """The same with the path of a name alone."""
+        dir, name = place
+        while True:
+            path = dir.prefix + name if dir.at == self.at else self.below(dir, name)
+            try:
+                return method(path, *args)
+            except OSError as error:
+                if self.stands(error, path, place):
                     raise
 
     def at_path(self, path: str) -> Cookie:
@@ -181,10 +255,7 @@ class Names:
     def adopt(self, place: Place) -> Node:
         """The node at `place`, made if there is none."""
         with self.lock:
-            node = self.nodes.get(place)
-            if node is None:
-                node = self.nodes[place] = Node(place)
-            return node
+            return self.nodes.get(place) or self.nodes.add(place)
 
     def found(self, place: Place, known: Node | None, path: str, attr: Attr) -> Entry | None:
         """The entry for what was found by `path` when `known` was at `place`.
@@ -194,24 +265,23 @@ class Names:
         with self.lock:
             if self.nodes.get(place) is not known or self.below(*place) != path:
                 return None
-            if known is None:
-                known = self.nodes[place] = Node(place)
-            return Entry(known, attr)
+            return Entry(known or self.nodes.add(place), attr)
 
     def fresh(self, place: Place) -> Node:
         """A new node for a file that was just made at `place`."""
         with self.lock:
             self.leave(place, self.nodes.get(place))
-            node = self.nodes[place] = Node(place)
-            return node
+            return self.nodes.add(place)
 
     def leave(self, place: Place, node: Node | None) -> None:
         """The name at `place` was taken away, and `node` with it if that is still there."""
+        if node is None:
+            return
         with self.lock:
-            if node is None or self.nodes.get(place) is not node:
+            if self.nodes.get(place) is not node:
                 return
             last = self.find(node)[0]
-            del self.nodes[place]
+            self.nodes.take(place)
             if node.links and place != node.place:
                 node.links.remove(place)
             else:
@@ -222,7 +292,7 @@ class Names:
         """`node` was given the further name at `place`."""
         with self.lock:
             self.leave(place, self.nodes.get(place))
-            self.nodes[place] = node
+            self.nodes.put(place, node)
             if node.place[0] is _GONE:
                 node.place = place
             elif node.links is None:
@@ -240,11 +310,11 @@ class Names:
         with self.lock:
             if not exchange:
                 self.leave(newplace, self.nodes.get(newplace))
-            node, target = self.nodes.pop(place, None), self.nodes.pop(newplace, None)
+            node, target = self.nodes.take(place), self.nodes.take(newplace)
             for moved, at, to in ((node, place, newplace), (target, newplace, place)):
                 if moved is None:
                     continue
-                self.nodes[to] = moved
+                self.nodes.put(to, moved)
                 if moved.place == at:
                     self._outdate(moved)
                     moved.place = to
@@ -266,9 +336,10 @@ class Names:
         """An open file of `node` is given back."""
         with self.lock:
             files = node.files or []
-            index = next((index for index, each in enumerate(files) if each is file), None)
-            if index is not None:
-                del files[index]
+            for index, each in enumerate(files):
+                if each is file:
+                    del files[index]
+                    return
 
     # --------------------------------------------------------------- against moves at the same time
 
@@ -295,6 +366,8 @@ class Names:
         if self._moving:
             with self.lock:
                 self._rested.wait_for(lambda: not self._is_moving(node))
+        if name is not None and node.at == self.at:
+            return path == node.prefix + name
         now = self.find(node)[0]
         return path == (now if name is None else f"{now.removesuffix('/')}/{name}")
 
@@ -340,21 +413,26 @@ def _mounted(names: Names, method: Method) -> Method:
 
 
 def _lookup(names: Names, method: Method) -> Method:
-    nodes = names.nodes
+    get = names.nodes.held.get
 
     def lookup(dir: Node, name: str, cred: Cred) -> Entry:
         place = (dir, name)
         while True:
-            known = nodes.get(place)
-            path = names.below(dir, name)
+            at, held = names.at, get(place)
+            known = None if held is None else held()
+            path = dir.prefix + name if dir.at == at else names.below(dir, name)
             try:
-                attr = as_attr(method(path, None))
+                attr = method(path, None)
             except OSError as error:
                 if names.stands(error, path, place):
                     if is_missing(error):
                         names.leave(place, known)
                     raise
                 continue
+            if type(attr) is not Attr:
+                attr = as_attr(attr)
+            if known is not None and at == names.at == dir.at and get(place) is held:
+                return Entry(known, attr)  # nothing has moved meanwhile
             entry = names.found(place, known, path, attr)
             if entry is not None:
                 return entry
@@ -431,7 +509,7 @@ def _copy_file_range(names: Names, method: Method) -> Method:
 
 def _on_node(names: Names, method: Method) -> Method:
     def operation(node: Node, *args: Any) -> Any:
-        return names.call(method, ((node, None),), *args)
+        return names.call_at(method, node, *args)
 
     return operation
 
@@ -451,7 +529,7 @@ def _open(names: Names, method: Method) -> Method:
             names.opened(node, reply)
             return reply
 
-        return names.after(names.call(method, ((node, None),), flags, cred), opened)
+        return names.after(names.call_at(method, node, flags, cred), opened)
 
     return open
 
@@ -473,7 +551,7 @@ def _create(names: Names, method: Method) -> Method:
             names.opened(node, reply)
             return node, reply
 
-        return names.after(names.call(method, ((dir, name),), attr, flags, cred), created)
+        return names.after(names.call_below(method, (dir, name), attr, flags, cred), created)
 
     return create
 
@@ -481,7 +559,7 @@ def _create(names: Names, method: Method) -> Method:
 def _make(names: Names, method: Method) -> Method:
     def operation(dir: Node, name: str, *args: Any) -> Any:
         place = (dir, name)
-        return names.after(names.call(method, (place,), *args), lambda _: names.fresh(place))
+        return names.after(names.call_below(method, place, *args), lambda _: names.fresh(place))
 
     return operation
 
@@ -499,7 +577,9 @@ def _remove(names: Names, method: Method) -> Method:
     def operation(dir: Node, name: str, cred: Cred) -> Any:
         place = (dir, name)
         known = names.nodes.get(place)
-        return names.after(names.call(method, (place,), cred), lambda _: names.leave(place, known))
+        return names.after(
+            names.call_below(method, place, cred), lambda _: names.leave(place, known)
+        )
 
     return operation
 
@@ -533,7 +613,7 @@ def _readdir(names: Names, method: Method) -> Method:
     def readdir(dir: Node, offset: int, file: Any) -> Iterable[DirEntry | str]:
         if not names.find(dir)[1]:
             return ()
-        return entries(names, dir, names.call(method, ((dir, None),), offset, file))
+        return entries(names, dir, names.call_at(method, dir, offset, file))
 
     return readdir
 

@@ -18,6 +18,7 @@ from puffs.server.path_nodes import (
     Method,
     Names,
     Node,
+    Place,
     Spot,
     adapted,
     entries,
@@ -55,6 +56,14 @@ class WaitingNames(Names):
                         break
                 else:
                     raise
+
+    def call_at(self, method: Method, node: Node, *args: Any) -> Any:
+        """As in `Names`."""
+        return self.call(method, ((node, None),), *args)
+
+    def call_below(self, method: Method, place: Place, *args: Any) -> Any:
+        """As in `Names`."""
+        return self.call(method, (place,), *args)
 
     async def after(self, result: Any, then: Callable[[Any], Any]) -> Any:
         """As in `Names`."""
@@ -150,7 +159,7 @@ def _readdir(names: WaitingNames, method: Method) -> Method:
     async def readdir(dir: Node, offset: int, file: Any) -> list[DirEntry | str]:
         if not names.find(dir)[1]:
             return []
-        replies = await names.call(method, ((dir, None),), offset, file)
+        replies = await names.call_at(method, dir, offset, file)
         if isinstance(replies, AsyncIterable):
             replies = [reply async for reply in replies]
         return list(entries(names, dir, replies))

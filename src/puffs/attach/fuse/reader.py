@@ -302,6 +302,9 @@ class Reader:
         """A handler has raised: answer for it. None: that was all; else the loop is to be left,
         since the buffer or the table are others now.
         """
+        if isinstance(exc, OSError):  # most of all: a name that is not there
+            self._fail(header, exc)
+            return None
         if isinstance(exc, BufferKept):
             if exc.__cause__ is not None:
                 self._fail(header, exc.__cause__)
@@ -318,7 +321,7 @@ class Reader:
 
     def _fail(self, header: Header, exc: BaseException) -> None:
         """Answer a request with the errno for what serving it has raised."""
-        _, opcode, unique, *_ = header
+        opcode, unique = header[1], header[2]
         code = self.mount.errno_of(exc, operation_name(opcode))
         if not wants_reply(opcode):
             return
