@@ -45,3 +45,5 @@ def test_says_what_to_install_where_the_extra_is_missing(missing: str) -> None:
     assert done.stderr == (
         "puffs: the command line needs click and rich: pip install 'puffs[cli]'\n"
     )
+    done = run(sys.executable, "-c", without, "refuse", "--", "program")
+    assert done.stderr.endswith("; python -m puffs.refuse does the same without\n")

@@ -73,6 +73,13 @@ def test_a_script_in_path_a_file_a_module_and_options_for_python(
     )
 
 
+def test_a_file_here_that_may_be_executed_needs_no_dot_before_it(
+    refuse: Run, tmp_path: Path
+) -> None:
+    script(tmp_path / "here.py", "import sys; print(*sys.argv)", "/usr/bin/env python3")
+    assert printed(refuse("here.py", "x")) == "here.py x\n"
+
+
 def test_a_module_needs_no_dashes_without_click(tmp_path: Path) -> None:
     (tmp_path / "file.py").write_text(SEEN + "; import sys; print(*sys.argv[1:])")
     command = [sys.executable, "-m", "puffs.refuse"]
@@ -194,7 +201,8 @@ def test_what_cannot_be_run_is_refused_with_the_reason(refuse: Run, tmp_path: Pa
     assert "no such program" in refused(refuse("there-is-no-such"), 127)
     assert "no such program" in refused(refuse("./there-is-no-such.py"), 127)
     (tmp_path / "data").write_text("data")
-    assert "not executable" in refused(refuse("./data"))
+    assert "puffs refuse -- python3 PROGRAM" in refused(refuse("./data"))
+    assert "'': there is no such program" in refused(refuse("--", ""), 127)
     assert "not executable" in refused(refuse(tmp_path))
     assert "no Python program" in refused(refuse("cat", "/dev/null"))
     assert "but one for perl" in refused(refuse(script(tmp_path / "p", "1;", "/usr/bin/env perl")))

@@ -172,6 +172,25 @@ def test_what_cannot_be_mounted(asked: Program, api: str, code: str, foreground:
         first.process.communicate()
 
 
+NOT_CAUGHT = {
+    "fusepy": "fusepy.FUSE(fusepy.Operations(), sys.argv[1])",
+    "mfusepy": "mfusepy.FUSE(mfusepy.Operations(), sys.argv[1], foreground=True)",
+    "llfuse": "llfuse.init(llfuse.Operations(), sys.argv[1])",
+}
+
+
+@pytest.mark.parametrize("api", NOT_CAUGHT)
+def test_what_is_printed_of_it_is_short(api: str, tmp_path: Path) -> None:
+    """Where the program has called, and why it was in vain; nothing of how puffs has found out."""
+    code = f"import sys; from puffs.refuse import {api}\n{NOT_CAUGHT[api]}"
+    words = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "nowhere")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert "does not exist: make it first" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+    assert "mountpoint.py" not in done.stderr
+
+
 def test_when_the_program_is_killed_auto_unmount_takes_the_mount_away(asked: Program) -> None:
     asked.start(foreground=True, auto_unmount=True).until_mounted()
     asked.process.kill()

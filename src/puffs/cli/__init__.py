@@ -10,7 +10,10 @@ def main() -> None:
     """Run the command line of this program and end it."""
     open_streams()
     if find_spec("click") is None or find_spec("rich") is None:
-        sys.exit("puffs: the command line needs click and rich: pip install 'puffs[cli]'")
+        text = "puffs: the command line needs click and rich: pip install 'puffs[cli]'"
+        if sys.argv[1:2] == ["refuse"]:
+            text += "; python -m puffs.refuse does the same without"
+        sys.exit(text)
     try:
         from puffs.cli.app import app
 

@@ -60,7 +60,7 @@ class InodeMount:
                 on_table=guard(os.getuid()) if settings.allow_root else None,
             )
         except (OSError, OptionError) as exc:
-            raise RuntimeError(explain(exc)) from exc
+            raise RuntimeError(explain(exc)) from None
         self.closed = False
         """Whether the connection is closed: the mount is gone."""
 

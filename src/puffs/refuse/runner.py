@@ -73,24 +73,31 @@ def command_of(words: Sequence[str]) -> list[str]:
         CannotRun: it is not there, is no Python program, or would not see what is provided.
     """
     name = words[0]
-    found = shutil.which(name)
+    found = shutil.which(name) or (name if _is_python(Path(name)) else None)
     if name.startswith("-"):
         command = [sys.executable, *words]
-    elif found is not None and not _bare(Path(found)):
-        command = [found, *words[1:]]
-    elif os.path.isfile(name) and _bare(Path(name)):
-        command = [sys.executable, *words]
+    elif found is not None:
+        command = [sys.executable] if _bare(Path(found)) else []
+        command += [found, *words[1:]]
     elif os.path.exists(name):
-        raise CannotRun(f"{name} is not executable, and no .py or .pyz file")
+        raise CannotRun(
+            f"{name} is not executable, and no .py or .pyz file: name the Python that is to run "
+            "it, as in: puffs refuse -- python3 PROGRAM"
+        )
     else:
-        raise CannotRun(f"{name}: there is no such program", NOT_FOUND)
+        raise CannotRun(f"{name or repr(name)}: there is no such program", NOT_FOUND)
     _check(command)
     return command
 
 
+def _is_python(path: Path) -> bool:
+    """Whether this is a file that Python runs, by its name."""
+    return path.suffix in (".py", ".pyz") and path.is_file()
+
+
 def _bare(path: Path) -> bool:
     """Whether this is Python that does not say, or may not say, which Python it is for."""
-    return path.suffix in (".py", ".pyz") and not (os.access(path, os.X_OK) and _script_of(path))
+    return _is_python(path) and not (os.access(path, os.X_OK) and _script_of(path))
 
 
 def _script_of(path: Path) -> list[str]:

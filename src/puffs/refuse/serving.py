@@ -10,8 +10,8 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
@@ -73,16 +73,30 @@ def serve(
         RuntimeError: it cannot be mounted; its argument is libfuse's exit status, and its cause
             tells what was wrong.
     """
-    with _failing(dialect):
-        settings = parse(keywords, dialect)
-        place = _place(mountpoint)
-        if dialect == "fuse2" and not settings.nonempty:
-            _check_empty(place)
-        serving = partial(_serve, make_server, place, settings)
-        if settings.foreground:
-            serving(lambda mount: None)
-        else:
-            become_daemon(serving)
+    try:
+        _start(make_server, mountpoint, keywords, dialect)
+    except (MountError, OptionError, WrongProtocol) as exc:
+        print(f"puffs: {explain(exc)}", file=sys.stderr, flush=True)
+        # Most programs let it pass, and Python prints it: where in puffs it was found is no help.
+        exc.__cause__ = None
+        raise RuntimeError(_status(exc, dialect)) from exc.with_traceback(None)
+
+
+def _start(
+    make_server: Callable[[Settings], Servable],
+    mountpoint: str,
+    keywords: Mapping[str, object],
+    dialect: Dialect,
+) -> None:
+    settings = parse(keywords, dialect)
+    place = _place(mountpoint)
+    if dialect == "fuse2" and not settings.nonempty:
+        _check_empty(place)
+    serving = partial(_serve, make_server, place, settings)
+    if settings.foreground:
+        serving(lambda mount: None)
+    else:
+        become_daemon(serving)
 
 
 def leave(mount: Mount) -> None:
@@ -91,16 +105,6 @@ def leave(mount: Mount) -> None:
     Who has files open there gets errors.
     """
     threading.Thread(target=mount.unmount, args=(True,), name="puffs-exit", daemon=True).start()
-
-
-@contextmanager
-def _failing(dialect: Dialect) -> Iterator[None]:
-    """What a user can get wrong becomes a line on stderr, and `RuntimeError`."""
-    try:
-        yield
-    except (MountError, OptionError, WrongProtocol) as exc:
-        print(f"puffs: {explain(exc)}", file=sys.stderr, flush=True)
-        raise RuntimeError(_status(exc, dialect)) from exc
 
 
 def _status(exc: OSError | OptionError, dialect: Dialect) -> int:
