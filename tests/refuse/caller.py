@@ -16,6 +16,7 @@ for _module in (
     "answers",
     "attributes",
     "data",
+    "devices",
     "directories",
     "locks",
     "mounts",

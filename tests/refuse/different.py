@@ -36,6 +36,8 @@ _DOTS = "the dots are listed where the library leaves them out"
 _LINKED = "an open file that another name leads to is not hidden, and known by that name"
 _STATVFS = "a file system that does not say how large it is can be asked all the same"
 _MAPPED = "puffs lets the kernel map files that are read directly"
+_UNOPENED = "without open nobody would see O_TRUNC: truncate is asked, libfuse 3 loses it"
+_GETLK = "libfuse answers F_GETLK from what it has noted itself; here the program is asked"
 _HANDLE = "a file that is truncated while it is open comes with its handle"
 
 DIFFERENT: Final = (
@@ -60,6 +62,10 @@ DIFFERENT: Final = (
     Different("mfusepy *", "tree: times", "none: is", _TIMES),
     Different("*memory", "tree: times", "before 1970: is", "libraries round it towards 1970"),
     Different("fusepy *", "tree: fallocates", "*", _FALLOCATE),
+    Different("fusepy devices*", "devices: allocates", "*", _FALLOCATE),
+    Different("*fusepy devices*", "devices: times_given", "*", _TIMES),
+    Different("mfusepy devices*", "devices: without_open", "emptied", _UNOPENED),
+    Different("*fusepy devices", "locks of a program: records", "who", _GETLK),
     Different("*fusepy *", "tree: entries", "kinds", "the dots are directories"),
     Different("*fusepy *", "tree: entries", "numbers", "and have the numbers of directories"),
     Different("*fusepy *", "tree: numbers", "listed", "names are listed with their files' numbers"),

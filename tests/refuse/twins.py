@@ -143,6 +143,17 @@ _PATHS: Final = {
     "stranger": ("defaults.py {module} stranger {mountpoint}", ("defaults",)),
     "answers": ("answers.py {module} {mountpoint}", ("answers",)),
     "opened": ("opened.py {module} {mountpoint}", ("opened",)),
+    "devices": (
+        "devices.py {module} {side} {mountpoint}",
+        ("devices", "locks of a program", "cached"),
+    ),
+    "devices raw": (
+        "devices.py {module} {side} {mountpoint} raw",
+        ("devices", "locks of a program"),
+    ),
+    "devices omits": ("devices.py {module} {side} {mountpoint} omits", ("devices",)),
+    "devices auto_cache": ("devices.py {module} {side} {mountpoint} auto_cache", ("cached",)),
+    "devices kernel_cache": ("devices.py {module} {side} {mountpoint} kernel_cache", ("cached",)),
     "noting": ("noting.py {module} {backing} {side} {mountpoint}", ("noting",)),
 }
 _INODES: Final = {
@@ -167,6 +178,11 @@ TWINS: Final = {
         for library in ("fusepy", "mfusepy")
         for name, (command, life) in _LIVES.items()
     },
+    "mfusepy no_rofd_flush": Twin(
+        "mfusepy", "devices.py {module} {side} {mountpoint} no_rofd_flush", ("cached",)
+    ),
+    "mfusepy poll": Twin("mfusepy", "devices.py {module} {side} {mountpoint}", ("poll",)),
+    "mfusepy poll raw": Twin("mfusepy", "devices.py {module} {side} {mountpoint} raw", ("poll",)),
     "mfusepy offsets": Twin("mfusepy", "offsets.py {module} 3000 {mountpoint}", ("offsets",)),
     **{f"pyfuse3 {name}": Twin("pyfuse3", *rest) for name, rest in _INODES.items()},
     "llfuse tmpfs": Twin("llfuse", "tmpfs.py {module} {mountpoint}", _TREE),

@@ -5,13 +5,14 @@ for it, and is read when the operation has returned.
 """
 
 import ctypes
+import errno
 import fcntl
 import os
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Final
 
-from puffs.attach.fuse.abi import IOCTL_IN
+from puffs.attach.fuse.abi import FUSE_IOCTL_DIR, IOCTL_IN
 from puffs.attach.fuse.channel import BODY, Channel
 from puffs.attach.fuse.options import MountOptions
 from puffs.refuse.calls import Calls, Dialect, Method, error
@@ -34,7 +35,7 @@ def operations(
     """Those of them that the program has."""
     made = {
         "advlock": _advlock(calls, dialect, asked, raw_fi),
-        "ioctl": _ioctl(calls),
+        "ioctl": _ioctl(calls, dialect, raw_fi),
         "poll": _poll(calls, raw_fi),
         "fallocate": _fallocate(calls),
     }
@@ -84,18 +85,23 @@ def _of_record(record: c_flock_t) -> Lock:
     return Lock(record.l_type, record.l_start, end, record.l_pid)
 
 
-def _ioctl(calls: Calls) -> Method | None:
+def _ioctl(calls: Calls, dialect: Dialect, raw_fi: bool) -> Method | None:
     ask = calls.result("ioctl")
     if ask is None:
         return None
+    kind = dialect.file_info
 
     def ioctl(
         path: str | None, command: int, data: bytes, size: int, file: Any, cred: Cred
     ) -> tuple[int, bytes]:
+        argument, flags = _asked_by_ioctl()
+        if flags & FUSE_IOCTL_DIR:
+            if dialect.libfuse == "fuse2":
+                raise error(errno.ENOTTY)  # libfuse 2 does not ask
+            file = kind(fh=file or 0) if raw_fi else file or 0
         room = max(size, len(data))
         memory = ctypes.create_string_buffer(data, room) if room else None
         address = None if memory is None else ctypes.addressof(memory)
-        argument, flags = _asked_by_ioctl()
         result = ask(path, command, argument, file, flags, address) or 0
         if result < 0:
             raise error(-result)

@@ -13,7 +13,8 @@ Its programs run as they are. What is different, and meant to be:
 - `bmap` is never called: the kernel asks for it on block devices only. `read_buf` and `write_buf`
   are not either: `read` and `write` are, which have to be there.
 - `lock` gets a pointer to a `c_flock_t`, `ioctl` the address of its data: memory that is valid
-  until the operation returns. `poll` gets a number for `ph`: for `fuse_notify_poll` of this module.
+  until the operation returns. `poll` gets a number for `ph`: for `fuse_notify_poll` of this module,
+  or of `_libfuse`, by which programs for mfusepy call it.
 - The structures of this module are those of ctypes, but there is no libfuse behind them.
 """
 
@@ -191,6 +192,18 @@ def fuse_notify_poll(ph: int) -> int:
 def fuse_pollhandle_destroy(ph: int) -> None:
     """The number `ph`, which `poll` was given, is not needed any more."""
     poll_handles.drop(ph)
+
+
+class _libfuse:
+    """Those functions of libfuse that programs need, since mfusepy does not have them."""
+
+    @staticmethod
+    def fuse_notify_poll(ph: ctypes.c_void_p) -> int:
+        return fuse_notify_poll(ph.value or 0)
+
+    @staticmethod
+    def fuse_pollhandle_destroy(ph: ctypes.c_void_p) -> None:
+        fuse_pollhandle_destroy(ph.value or 0)
 
 
 def _logged(method: Callable[..., Any], *args: Any) -> Any:
