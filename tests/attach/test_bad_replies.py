@@ -248,6 +248,21 @@ def test_a_lock_that_cannot_be_given_back_does_not_keep_the_file_open() -> None:
         assert len(toy.called("close")) == len(toy.called("inactive")) == 1
 
 
+@pytest.mark.parametrize(
+    ("refused", "code"), [("advlock", 0), ("flush", errno.ENOSPC), ("close", 0)]
+)
+def test_closing_tells_what_went_wrong_with_writing_and_not_with_locks(
+    refused: str, code: int
+) -> None:
+    toy = Toy()
+    with FakeKernel(toy) as kernel:
+        file = kernel.lookup(b"file")
+        fh = kernel.open(file)
+        toy.refuse[refused] = OSError(errno.ENOSPC, "no room")
+        assert kernel.ask(Opcode.FLUSH, file, fh=fh, lock_owner=7).error == code
+        assert len(toy.called("advlock")) == len(toy.called("flush")) == 1
+
+
 def test_a_class_with_fsyncdir_alone_can_be_mounted() -> None:
     class Odd(Bare):
         def fsyncdir(self, dir: int, datasync: bool, file: object) -> None:

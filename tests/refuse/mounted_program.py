@@ -119,6 +119,17 @@ class Locks(Files):
         return 0
 
 
+class Guarded(Files):
+    """Its `lock` is none of files."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def text_of(self, name: str) -> str:
+        with self.lock:
+            return "text"
+
+
 class Devices(Files):
     """ioctl turns four bytes round, or gives the argument back; poll waits for the first one."""
 

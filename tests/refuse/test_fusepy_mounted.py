@@ -128,6 +128,16 @@ def test_record_locks(start: Start, api: str, mnt: Path) -> None:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_what_is_called_as_an_operation_and_is_no_function_is_none(
+    start: Start, api: str, mnt: Path
+) -> None:
+    start(api, "Guarded")
+    with open(mnt / "file", "r+b") as file:
+        assert file.read() == b"text"
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    assert (mnt / "file").read_bytes() == b"text"
+
+
 _IOWR_4_BYTES = 3 << 30 | 4 << 16 | ord("p") << 8 | 1
 _IO = ord("p") << 8 | 2
 

@@ -110,7 +110,7 @@ _SAID_BY_KERNEL = frozenset(
 
 def _method(operations: Any, name: str) -> Method | None:
     method: Method | None = getattr(operations, name, None)
-    if method is None:
+    if not callable(method):  # such as a `threading.Lock` that a program calls `lock`
         return None
     if type(operations).__call__ is not Operations.__call__:
         return partial(operations, name)

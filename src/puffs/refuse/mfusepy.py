@@ -143,7 +143,8 @@ class Operations(BaseOperations):
 
 def _method(operations: Any, name: str) -> Method | None:
     method: Method | None = getattr(operations, name, None)
-    return None if getattr(method, "libfuse_ignore", False) else method
+    # What is no function may be a `threading.Lock` that a program calls `lock`.
+    return method if callable(method) and not getattr(method, "libfuse_ignore", False) else None
 
 
 class FUSE(BaseFUSE):

@@ -139,7 +139,11 @@ def _closes_in_steps(serving: Serving) -> Handlers:
         fh, _, _, owner = FLUSH_IN.struct.unpack_from(buffer, BODY)
         cookie, file = nodes[nodeid].cookie, file_of[fh]
         if unlock is not None:
-            yield unlock(cookie, file, owner, False)
+            try:
+                yield unlock(cookie, file, owner, False)
+            except OSError as error:  # close(2) tells what went wrong with writing, and not this
+                if error.errno == errno.EINTR:  # the caller has gone, and waits for nothing
+                    raise
         ok(fs_flush(cookie, file, owner) if fs_flush is not None else None, unique)
 
     return {Opcode.RELEASE: steps(release), Opcode.FLUSH: steps(flush)}
