@@ -292,9 +292,10 @@ class Memory(pyfuse3.Operations):
         self.called("statfs", ctx)
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = 1024
-        data.f_blocks, data.f_bfree, data.f_bavail = 1000, 500, 400
+        data.f_blocks, data.f_bfree, data.f_bavail = 1000, 0, 400
         data.f_files, data.f_ffree, data.f_favail = 100, 50, 40
         data.f_namemax = 200
+        data.__setstate__({"f_bfree": 1001 / 2})  # as programs that divide have it
         return data
 
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: Any) -> None:

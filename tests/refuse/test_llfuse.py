@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import stat
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from puffs.refuse import llfuse
+from puffs.refuse.inode_values import attributes
 from tests.fuse.handles import drop_caches
 from tests.fuse.others import comes_true
 from tests.refuse.inode_served import Serve, Served, serving
@@ -127,6 +129,21 @@ def test_a_mistake_ends_main(serve: Serve, workers: int) -> None:
     fails(errno.EIO, os.stat, served / "breaks")
     assert served.summary()["how"] == "raised LookupError('a mistake')"
     assert not os.path.ismount(served.path)
+
+
+def test_fractions_are_cut_off() -> None:
+    entry = llfuse.EntryAttributes()
+    mode = float(stat.S_IFREG | 0o600)
+    given = {"st_mtime_ns": 1.5e9 + 0.75, "st_ctime_ns": -0.5, "st_size": 7.9, "st_mode": mode}
+    for name, value in {**given, "st_uid": 12.0, "attr_timeout": 1.5}.items():
+        setattr(entry, name, value)
+    attr = attributes(entry)
+    assert (attr.mtime_ns, attr.ctime_ns, attr.size, attr.uid) == (1_500_000_000, 0, 7, 12)
+    assert (attr.mode, attr.ttl) == (stat.S_IFREG | 0o600, 1.5)
+    entry = llfuse.EntryAttributes()
+    entry.st_size = -1
+    with pytest.raises(struct.error):
+        attributes(entry)
 
 
 def test_the_lock_goes_to_who_has_waited() -> None:

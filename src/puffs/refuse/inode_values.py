@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pickle import PicklingError
 from stat import S_IFREG
 from struct import Struct
+from struct import error as StructError
 from typing import Any, Final, NoReturn
 
 from puffs.server.attr import Changes, StatVfs, TimedAttr
@@ -132,29 +133,53 @@ def attributes(entry: object) -> TimedAttr:
     mtime, mtime_part = divmod(entry.st_mtime_ns, _NS)
     ctime, ctime_part = divmod(entry.st_ctime_ns, _NS)
     attr = _new_attr(TimedAttr)  # past `__init__`, which would do this a second time
-    attr.wire = bytearray(
-        _pack(
-            entry.st_size,
-            entry.st_blocks,
-            atime,
-            mtime,
-            ctime,
-            atime_part,
-            mtime_part,
-            ctime_part,
-            entry.st_mode,
-            entry.st_nlink,
-            entry.st_uid,
-            entry.st_gid,
-            entry.st_rdev & _UINT32,
-            entry.st_blksize,
-            0,
+    try:
+        attr.wire = bytearray(
+            _pack(
+                entry.st_size,
+                entry.st_blocks,
+                atime,
+                mtime,
+                ctime,
+                atime_part,
+                mtime_part,
+                ctime_part,
+                entry.st_mode,
+                entry.st_nlink,
+                entry.st_uid,
+                entry.st_gid,
+                entry.st_rdev & _UINT32,
+                entry.st_blksize,
+                0,
+            )
         )
-    )
+    except (StructError, TypeError):
+        if not _has_fractions(entry):
+            raise
+        return attributes(_whole(entry))
     attr.ino = entry.st_ino
     attr.btime_ns = None
     attr.ttl = entry.attr_timeout
     return attr
+
+
+_NUMBERS: Final = tuple(
+    name for name in EntryAttributes.__slots__ if name not in ("attr_timeout", "entry_timeout")
+)
+
+
+def _has_fractions(entry: EntryAttributes) -> bool:
+    """Whether a program has set what is no whole number: `time.time() * 1e9`, for one."""
+    return any(isinstance(getattr(entry, name), float) for name in _NUMBERS)
+
+
+def _whole(entry: EntryAttributes) -> EntryAttributes:
+    """The same without fractions, which the originals cut off."""
+    whole = EntryAttributes()
+    whole.attr_timeout, whole.entry_timeout = entry.attr_timeout, entry.entry_timeout
+    for name in _NUMBERS:
+        setattr(whole, name, int(getattr(entry, name)))
+    return whole
 
 
 class SetattrFields:
@@ -239,7 +264,7 @@ def size_of(data: object) -> StatVfs:
     if not isinstance(data, StatvfsData):
         raise TypeError(f"StatvfsData expected, not {type(data).__name__}")
     return StatVfs(
-        **{name.removeprefix("f_"): value for name, value in data.__getstate__().items()}
+        **{name.removeprefix("f_"): int(value) for name, value in data.__getstate__().items()}
     )
 
 
