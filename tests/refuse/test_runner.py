@@ -1,5 +1,6 @@
 """`puffs refuse` and `python -m puffs.refuse`: which programs they start, and what those see."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -188,6 +189,13 @@ def test_a_program_for_the_other_module_fuse_is_told_so(refuse: Run, code: str) 
     done = refuse("--", "-c", asks)
     assert (done.returncode, done.stdout) == (0, "False False\n")
     assert done.stderr.count("libfuse's own binding") == 1
+
+
+def test_error_numbers_are_where_fusepy_2_had_them(refuse: Run) -> None:
+    code = "from fuse import ENOENT, EISDIR, FUSE; print(ENOENT, EISDIR)"
+    assert printed(refuse("--", "-c", code)) == f"{errno.ENOENT} {errno.EISDIR}\n"
+    done = refuse("--", "-c", "from fuse import ENONSENSE")
+    assert "cannot import name 'ENONSENSE'" in done.stderr
 
 
 def test_exit_status_and_signals_are_those_of_the_program(refuse: Run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ Its programs run as they are. What is different, and meant to be:
 """
 
 import ctypes
+import errno
 import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,11 @@ _ANOTHER_FUSE = (
 if not TYPE_CHECKING:  # for which the module would have every name
 
     def __getattr__(name: str) -> Any:
-        """Tell programs that were written for the other module of this name what is wrong."""
+        """Error numbers, by which programs for fusepy 2 call them; and for programs that were
+        written for the other module of this name, what is wrong.
+        """
+        if name.startswith("E") and hasattr(errno, name):
+            return getattr(errno, name)
         if name in _OF_ANOTHER_FUSE:
             raise ImportError(f"fuse.{name}: {_ANOTHER_FUSE}", name=name)
         if name == "__version__":  # they ask for it first, and some of fusepy's as well
