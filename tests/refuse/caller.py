@@ -12,21 +12,22 @@ from pathlib import Path
 
 from tests.refuse.saying import CASES, Place, Say
 
-for _module in (
+for _module in (  # the order of cases is theirs
     "answers",
     "attributes",
     "data",
-    "devices",
     "directories",
     "locks",
     "mounts",
     "names",
     "small",
+    "devices",
+    "telling",
 ):
     importlib.import_module(f"tests.refuse.cases.{_module}")
 importlib.import_module("tests.refuse.cases.xattrs")
 
-OWN_DIRECTORY = ("tree", "users")
+OWN_DIRECTORY = ("tree", "users", "acls")
 """Sections whose cases have a directory of their own; the others use what the server has."""
 
 

@@ -11,7 +11,14 @@ from tests.refuse.twins import TWINS, answers, differences, otherwise, recorded
 
 pytestmark = [pytest.mark.fuse, pytest.mark.timeout(200)]
 
-LONG = ("* use_ino", "* nothreads", "pyfuse3 tmpfs", "* devices omits", "* kernel_cache")
+LONG = (
+    "* use_ino",
+    "* nothreads",
+    "pyfuse3 tmpfs",
+    "pyfuse3 tmpfs writeback",
+    "* devices omits",
+    "* kernel_cache",
+)
 """Servers of `make test-full`: others are much like them."""
 
 SOME = [

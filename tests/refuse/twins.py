@@ -163,6 +163,9 @@ _INODES: Final = {
     "passing allow_other": ("passing.py {backing} {mountpoint} allow_other", ("users", "mount")),
     "tmpfs": ("tmpfs.py {module} {mountpoint}", _TREE),
     "replies": ("replies.py {mountpoint}", ("replies",)),
+    "tmpfs writeback": ("tmpfs.py {module} {mountpoint} enable_writeback_cache", _TREE),
+    "tmpfs acl": ("tmpfs.py {module} {mountpoint} enable_acl allow_other", ("acls", "users")),
+    "tmpfs no acl": ("tmpfs.py {module} {mountpoint} allow_other", ("acls", "users")),
 }
 _LIVES: Final = {
     "ending": ("ending.py {module} {mountpoint}", lives.endings),
@@ -185,5 +188,11 @@ TWINS: Final = {
     "mfusepy poll raw": Twin("mfusepy", "devices.py {module} {side} {mountpoint} raw", ("poll",)),
     "mfusepy offsets": Twin("mfusepy", "offsets.py {module} 3000 {mountpoint}", ("offsets",)),
     **{f"pyfuse3 {name}": Twin("pyfuse3", *rest) for name, rest in _INODES.items()},
+    "pyfuse3 telling": Twin(
+        "pyfuse3",
+        "telling.py {module} {side} {mountpoint}",
+        ("telling", "telling deleted"),
+    ),
+    "llfuse telling": Twin("llfuse", "telling.py {module} {side} {mountpoint}", ("telling",)),
     "llfuse tmpfs": Twin("llfuse", "tmpfs.py {module} {mountpoint}", _TREE),
 }

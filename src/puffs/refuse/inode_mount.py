@@ -2,7 +2,6 @@
 unmounts. In between the program may become a daemon.
 """
 
-import errno
 import os
 from collections.abc import Iterable
 from inspect import iscoroutine
@@ -115,10 +114,9 @@ class InodeMount:
         self._notify(notify_store(self._nodeid(inode), offset, bytes(data)))
 
     def _nodeid(self, inode: int) -> int:
+        """The kernel's number of an inode; one that it does not know, it says so."""
         vnode = self.mount.vnodes.find(inode)
-        if vnode is None:
-            raise OSError(errno.ENOENT, f"the kernel knows no inode {inode}")
-        return vnode.nodeid
+        return inode if vnode is None else vnode.nodeid
 
     def _notify(self, message: bytes) -> None:
         """Tell the kernel, and wait until it has heard: it answers with an errno, or not at all."""

@@ -91,6 +91,8 @@ class Inodes(Counting):
             ops["setxattr"] = self._in_steps(self._setxattr)
         if not getattr(self.program, "supports_dot_lookup", True):
             del ops["vget"]
+        if self.posix_acl:  # the kernel checks permissions then, whatever the options say
+            ops.pop("access", None)
         self._getattr = ops["getattr"]
         ops["getattr"] = _root_before
         return ops

@@ -1,6 +1,7 @@
 """What is said of the mount itself, and what another user may do."""
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,46 @@ def set_ids(at: Place, say: Say) -> None:
     os.chmod(at("program"), 0o6777)
     say("written", as_nobody, write, at("program"))
     say("mode", mode_of, at("program"))
+
+
+def _acl(*entries: tuple[int, int, int]) -> bytes:
+    """An ACL as an extended attribute: kind, permissions and id of each entry (acl(5))."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+OWNER, USER, GROUP, MASK, OTHER = 1, 2, 4, 16, 32
+ANYBODY = 0xFFFFFFFF
+
+
+@case("acls")
+def acls(at: Place, say: Say) -> None:
+    """Another user is let in by an ACL, and kept out by one."""
+    access, default = "system.posix_acl_access", "system.posix_acl_default"
+    os.mkdir(at("dir"), 0o755)
+    write(at("dir/file"))
+    os.chmod(at("dir/file"), 0o600)
+    say("none", os.getxattr, at("dir/file"), access)
+    say("read without", as_nobody, read, at("dir/file"))
+    to_nobody = _acl(
+        (OWNER, 6, ANYBODY), (USER, 4, NOBODY), (GROUP, 0, ANYBODY), (MASK, 4, ANYBODY),
+        (OTHER, 0, ANYBODY),
+    )  # fmt: skip
+    say("set", os.setxattr, at("dir/file"), access, to_nobody)
+    say("get", lambda: os.getxattr(at("dir/file"), access) == to_nobody)
+    say("mode", mode_of, at("dir/file"))
+    say("as the server should have", os.chmod, at("dir/file"), 0o640)
+    say("read by nobody", as_nobody, read, at("dir/file"))
+    say("write by nobody", as_nobody, lambda: os.close(os.open(at("dir/file"), os.O_WRONLY)))
+    say("chmod", os.chmod, at("dir/file"), 0o600)
+    say("read after chmod", as_nobody, read, at("dir/file"))
+    say("nonsense", os.setxattr, at("dir/file"), access, b"nonsense")
+    say("default", os.setxattr, at("dir"), default, to_nobody)
+    say("default of a file", os.setxattr, at("dir/file"), default, to_nobody)
+    say("list", lambda: sorted(os.listxattr(at("dir"))))
+    os.umask(0o027)
+    say("make", write, at("dir/new"))
+    say("mkdir", os.mkdir, at("dir/sub"))
+    os.umask(0o022)
+    say("mode of what is new", mode_of, at("dir/new"))
+    say("mode of a new directory", mode_of, at("dir/sub"))
+    say("remove", os.removexattr, at("dir"), default)

@@ -1,7 +1,8 @@
 """Files in memory by inodes, for pyfuse3 and for llfuse.
 
-`python tmpfs.py LIBRARY MOUNTPOINT [OPTION...]`. The operations are the same in both libraries, but
-that those of pyfuse3 are coroutines, and some answers have another shape.
+`python tmpfs.py LIBRARY MOUNTPOINT [WORD...] [OPTION...]`. The words `enable_acl` and
+`enable_writeback_cache` are attributes of pyfuse3's class. The operations are the same in both
+libraries, but that those of pyfuse3 are coroutines, and some answers have another shape.
 """
 
 import errno
@@ -237,8 +238,13 @@ def coroutine(operation: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+WORDS = {"enable_acl", "enable_writeback_cache"}
+
+
 def main(library: str, mountpoint: str, *words: str) -> None:
-    options = set(LIBRARY.default_options) | {"fsname=tmpfs", *words}
+    for word in WORDS.intersection(words):
+        setattr(Tmpfs, word, True)
+    options = set(LIBRARY.default_options) | {"fsname=tmpfs", *words} - WORDS
     if PYFUSE3:
         for name, operation in list(vars(Tmpfs).items()):
             if hasattr(LIBRARY.Operations, name) and not name.startswith("_"):
