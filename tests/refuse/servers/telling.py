@@ -103,7 +103,7 @@ class Telling(LIBRARY.Operations):
         try:
             result = ORDERS[verb](*words)
         except OSError as error:
-            result = errno.errorcode[error.errno]
+            result = errno.errorcode[error.errno or 0]
         except Exception as error:
             result = type(error).__name__
         self.note("did", verb, result)
