@@ -15,6 +15,7 @@ import pytest
 import puffs
 from puffs.attach.fuse.options import MountOptions
 from tests.fuse.conftest import PATIENCE, Notes, Served
+from tests.fuse.others import comes_true
 
 Serve = Callable[..., Served]
 
@@ -70,6 +71,13 @@ def threads_of(served: Served) -> int:
     return len(os.listdir(f"/proc/{served.child.pid}/task"))
 
 
+def switches_of(served: Served) -> int:
+    """How often threads of the server have waited for something: proc_pid_status(5)."""
+    tasks = Path(f"/proc/{served.child.pid}/task")
+    told = [(task / "status").read_text() for task in tasks.iterdir()]
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in told)
+
+
 def wait_for_reads(served: Served, number: int) -> None:
     """They are under way, and one more request has been answered beside them."""
     served.round_trips(lambda: len(served.notes("read")) == number)
@@ -102,6 +110,20 @@ def test_the_others_have_gone_when_the_operation_goes_on(serve: Serve) -> None:
         os.stat(served.path / "key")
         assert gate.communicate()[0] == b"read"
     served.round_trips(lambda: threads_of(served) < most)
+
+
+def test_nobody_wakes_while_nothing_is_asked(serve: Serve) -> None:
+    served = served_by(serve, 3)
+    never = threading.Event()
+
+    def rests() -> bool:
+        before = switches_of(served)
+        never.wait(0.5)
+        return switches_of(served) == before
+
+    assert comes_true(rests)
+    assert (served.path / "key").stat().st_size == 4
+    assert comes_true(rests), "it has been woken, and stays awake"
 
 
 def test_nothing_is_under_way_while_it_is_suspended(serve: Serve) -> None:

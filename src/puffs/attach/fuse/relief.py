@@ -4,10 +4,11 @@ One thread answers a request in half the time that two take, which have to be wo
 operation that waits (for a network, for a lock, for this very mount) must not keep all others
 waiting. So one thread serves, and a watcher looks now and then: when there are requests that nobody
 reads, and no request has been taken since it looked last, another thread goes and serves. It comes
-back when one that was kept goes on.
+back when one that was kept goes on. While nothing is asked the watcher sleeps.
 """
 
 import os
+import select
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
 TICK: Final = 0.005
 """How often it is looked, in seconds; for so long an operation may keep the others waiting."""
-_IDLE_TICKS: Final = 100
-_IDLE_TICK: Final = 0.05
-"""How often after so many looks at which nothing had happened."""
+_IDLE_TICKS: Final = 10
+"""After so many looks at which nothing had happened it sleeps until a request comes. It is not made
+to sleep earlier: each request that comes then wakes it, too.
+"""
 
 
 class _Kept:
@@ -52,9 +54,11 @@ class Relief:
         """Readers of clones that no thread is on."""
         self._threads: set[threading.Thread] = set()
         self._held = False
+        self._ended = False
         self._changed = threading.Condition()
-        """Guards the three above, and tells of threads that end."""
-        self._over = threading.Event()
+        """Guards the four above, and tells of threads that end."""
+        self._over = os.eventfd(0)
+        """Can be read when the watcher is to end."""
         self._watcher = threading.Thread(target=self._watch, name="puffs-relief", daemon=True)
 
     def __enter__(self) -> "Relief":
@@ -63,8 +67,11 @@ class Relief:
 
     def __exit__(self, *exc: object) -> None:
         """The connection is over: every thread comes back by itself."""
-        self._over.set()
+        with self._changed:
+            self._ended = True
+        os.eventfd_write(self._over, 1)
         self._watcher.join()
+        os.close(self._over)
         for thread in list(self._threads):
             thread.join()
         for reader in self._idle:
@@ -86,7 +93,11 @@ class Relief:
     def _watch(self) -> None:
         marks: list[int] = []
         idle = 0
-        while not self._over.wait(TICK if idle < _IDLE_TICKS else _IDLE_TICK):
+        while not self._ended:
+            if idle >= _IDLE_TICKS:
+                self._await(self._over, self._session.fileno())
+                idle = 0
+            self._await(self._over, seconds=TICK)
             readers = self._session.readers
             before, marks = marks, [_mark(reader) for reader in readers]
             if marks != before:
@@ -97,10 +108,18 @@ class Relief:
             else:
                 idle += 1
 
+    @staticmethod
+    def _await(*fds: int, seconds: float | None = None) -> None:
+        """Wait until one of these can be read, for so many seconds at the most."""
+        poller = select.poll()
+        for fd in fds:
+            poller.register(fd, select.POLLIN)
+        poller.poll(None if seconds is None else seconds * 1000)
+
     def _send(self, readers: list[Reader]) -> None:
         """Have one more thread serve beside `readers`, all of which are kept."""
         with self._changed:
-            if self._held or len(self._threads) >= self._spare or self._over.is_set():
+            if self._held or len(self._threads) >= self._spare or self._ended:
                 return
             reader = self._idle.pop() if self._idle else None
             thread = threading.Thread(
