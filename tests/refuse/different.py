@@ -37,6 +37,9 @@ _LINKED = "an open file that another name leads to is not hidden, and known by t
 _STATVFS = "a file system that does not say how large it is can be asked all the same"
 _MAPPED = "puffs lets the kernel map files that are read directly"
 _UNOPENED = "without open nobody would see O_TRUNC: truncate is asked, libfuse 3 loses it"
+_HEARD = "what init writes is still heard where the program was started"
+_EIO = "the caller gets EIO at once, and does not wait for the end of the mount"
+_INTERRUPTED = "it ends the mount at once, and the caller gets what is left without"
 _GETLK = "libfuse answers F_GETLK from what it has noted itself; here the program is asked"
 _HANDLE = "a file that is truncated while it is open comes with its handle"
 
@@ -65,6 +68,12 @@ DIFFERENT: Final = (
     Different("fusepy devices*", "devices: allocates", "*", _FALLOCATE),
     Different("*fusepy devices*", "devices: times_given", "*", _TIMES),
     Different("mfusepy devices*", "devices: without_open", "emptied", _UNOPENED),
+    *(Different("*fusepy daemon", "life", label, _HEARD) for label in ("unmounted", "terminated")),
+    *(
+        Different("pyfuse3 closing", "life", label, _EIO)
+        for label in ("an exception", "SystemExit")
+    ),
+    Different("llfuse closing", "life", "KeyboardInterrupt", _INTERRUPTED),
     Different("*fusepy devices", "locks of a program: records", "who", _GETLK),
     Different("*fusepy *", "tree: entries", "kinds", "the dots are directories"),
     Different("*fusepy *", "tree: entries", "numbers", "and have the numbers of directories"),

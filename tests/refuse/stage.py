@@ -81,13 +81,17 @@ class Stage:
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
         """Start the server."""
+        return self.run(self.command(*more))
+
+    def run(self, command: list[str]) -> subprocess.Popen[bytes]:
+        """Start the server by another command line."""
         self.output.unlink(missing_ok=True)
         environment = {**os.environ, **LIBRARIES[self.twin.binding].environment}
         with self.output.open("wb") as output:
             return subprocess.Popen(
-                self.command(*more),
+                command,
                 cwd=REPOSITORY,
-                env={**environment, "PYTHONWARNINGS": "ignore"},
+                env={**environment, "PYTHONWARNINGS": "ignore", "HERE": str(REPOSITORY)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -168,6 +168,7 @@ _INODES: Final = {
     "tmpfs no acl": ("tmpfs.py {module} {mountpoint} allow_other", ("acls", "users")),
 }
 _LIVES: Final = {
+    "daemon": ("daemon.py {module} {side} {mountpoint}", lives.daemons),
     "ending": ("ending.py {module} {mountpoint}", lives.endings),
     "critical": ("ending.py {module} {mountpoint}", lives.critical),
     "waiting": ("blocking.py {module} {side} {mountpoint}", lives.waits),
@@ -188,6 +189,10 @@ TWINS: Final = {
     "mfusepy poll raw": Twin("mfusepy", "devices.py {module} {side} {mountpoint} raw", ("poll",)),
     "mfusepy offsets": Twin("mfusepy", "offsets.py {module} 3000 {mountpoint}", ("offsets",)),
     **{f"pyfuse3 {name}": Twin("pyfuse3", *rest) for name, rest in _INODES.items()},
+    **{
+        f"{library} closing": Twin(library, "closing.py {module} {mountpoint}", life=lives.closings)
+        for library in ("pyfuse3", "llfuse")
+    },
     "pyfuse3 telling": Twin(
         "pyfuse3",
         "telling.py {module} {side} {mountpoint}",

@@ -65,7 +65,7 @@ class Inodes(Counting):
     def __init__(self, program: Any, base: type) -> None:
         self.program = program
         self.name = type(program).__name__.lower()
-        self.failure: Exception | None = None
+        self.failure: Exception | SystemExit | None = None
         """The first exception of a handler that is no `FUSEError`: a mistake in the program. Its
         caller has got EIO; the program's main loop is to end, as with the originals."""
         self.writeback = bool(getattr(program, "enable_writeback_cache", False))
@@ -111,7 +111,7 @@ class Inodes(Counting):
         if self.failure is not None:
             raise self.failure
 
-    def _failed(self, exc: Exception) -> None:
+    def _failed(self, exc: Exception | SystemExit) -> None:
         if self.failure is None:
             self.failure = exc
 
@@ -165,7 +165,7 @@ class Inodes(Counting):
         if isinstance(exc, FUSEError):
             # As it is, ENOSYS too: it tells the kernel not to ask again.
             raise Refusal(exc.errno, os.strerror(exc.errno)) from None
-        if not isinstance(exc, Exception) or isinstance(exc, Refusal | Absent):
+        if not isinstance(exc, Exception | SystemExit) or isinstance(exc, Refusal | Absent):
             raise exc
         logger.error("a handler failed; its caller gets EIO, and the main loop ends", exc_info=exc)
         self._failed(exc)
@@ -285,7 +285,7 @@ class AsyncInodes(Inodes, Filling):
         assert self._forget is not None
         try:
             await self._forget(nodes)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             self._failed(exc)
 
     async def last_words(self) -> None:
@@ -319,7 +319,7 @@ class SyncInodes(Inodes):
         self._lock = lock
         self._ended = ended
 
-    def _failed(self, exc: Exception) -> None:
+    def _failed(self, exc: Exception | SystemExit) -> None:
         super()._failed(exc)
         self._ended()
 
@@ -382,7 +382,7 @@ class SyncInodes(Inodes):
         try:
             with self._lock:
                 self._forget(nodes)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             self._failed(exc)
 
 
