@@ -484,14 +484,4 @@ class Mount(Messages, Flushing):
 
     def new_attr(self, mode: int, cred: Cred, rdev: int = 0) -> Attr:
         """The attributes that a new file of `cred` is made with: owner, and all times now."""
-        now = self.clock()
-        return Attr(
-            mode,
-            uid=cred.uid,
-            gid=cred.gid,
-            atime_ns=now,
-            mtime_ns=now,
-            ctime_ns=now,
-            btime_ns=now,
-            rdev=rdev,
-        )
+        return Attr.new(mode, cred.uid, cred.gid, rdev, self.clock())

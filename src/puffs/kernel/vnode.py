@@ -231,9 +231,10 @@ class VnodeTable:
             vnode = self.by_nodeid.get(nodeid)
             if vnode is None or nodeid == ROOT_ID:
                 return
-            lookups = min(lookups, vnode.lookups)
+            if lookups > vnode.lookups:
+                lookups = vnode.lookups
             vnode.lookups -= lookups
-            gone = self._drop_if_unused(vnode)
+            gone = not vnode.lookups and self._drop_if_unused(vnode)
         if self._forgotten is not None:
             self._forgotten(vnode.cookie, lookups)
         if gone and self._reclaim is not None:

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 from puffs.server.attr import Attr
 from puffs.server.cred import FSCRED, Cred
-from puffs.server.path_nodes import DIRECT, Factories, Method, Names, Node, Place, Spot, is_missing
+from puffs.server.path_nodes import DIRECT, Factories, Method, Names, Node, Place, is_missing
 from puffs.server.types import RENAME_EXCHANGE, DirEntry, Entry, Open
 
 _DOTS: Final = frozenset((".", ".."))
@@ -79,10 +79,6 @@ class HidingNames(Names):
             return parent.prefix + name
         path, there = self.find(node)
         return path if there else None
-
-    def stands(self, error: OSError, path: str, spot: Spot) -> bool:
-        """As in `Names`; what has no path has not moved."""
-        return path is None or super().stands(error, path, spot)
 
     def is_to_stay(self, node: Node | None) -> bool:
         """Whether `node` is open, and about to lose its last name."""

@@ -185,6 +185,18 @@ class Attr:
         return attr
 
     @classmethod
+    def new(cls, mode: int, uid: int, gid: int, rdev: int, now_ns: int) -> Self:
+        """The attributes of a file that is made now, and empty."""
+        attr = cls.__new__(cls)
+        now, part = divmod(now_ns, _NS)
+        attr.wire = bytearray(
+            WIRE.pack(0, 0, now, now, now, part, part, part, mode, 1, uid, gid, rdev, 4096, 0)
+        )
+        attr.ino = 0
+        attr.btime_ns = now_ns
+        return attr
+
+    @classmethod
     def of_wire(cls, wire: bytes | memoryview, ino: int = 0, btime_ns: int | None = None) -> Self:
         """Attributes of a wire image, which is copied.
 

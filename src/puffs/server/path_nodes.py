@@ -355,12 +355,13 @@ class Names:
                 self._moving.remove(node)
             self._rested.notify_all()
 
-    def stands(self, error: OSError, path: str, spot: Spot) -> bool:
+    def stands(self, error: OSError, path: str | None, spot: Spot) -> bool:
         """Whether `error`, met at `path`, is the answer: not so if `spot` had moved from there.
+        What has no path has not moved.
 
         Judged when no directory above it is being moved: waits for those that are.
         """
-        if not is_missing(error):
+        if path is None or not is_missing(error):
             return True
         node, name = spot
         if self._moving:
@@ -425,7 +426,7 @@ def _lookup(names: Names, method: Method) -> Method:
                 attr = method(path, None)
             except OSError as error:
                 if names.stands(error, path, place):
-                    if is_missing(error):
+                    if known is not None and is_missing(error):
                         names.leave(place, known)
                     raise
                 continue

@@ -46,7 +46,7 @@ def split_names(body: bytes, count: int) -> list[str]:
 
 def one_name(rest: memoryview) -> str:
     """The one name of a request: up to its NUL, behind which extensions may follow."""
-    return os.fsdecode(bytes(rest).partition(b"\0")[0])
+    return str(bytes(rest).partition(b"\0")[0], "utf-8", "surrogateescape")
 
 
 def handlers(serving: Serving) -> Handlers:
