@@ -13,6 +13,7 @@ REFUSE_STAMP := $(REFUSE_VENV)/.installed
 REFUSE_FULL := $(REFUSE_VENV)/.compiled
 REFUSE_LIST := tests/refuse/programs/programs.txt
 REFUSE_LIST_FULL := tests/refuse/programs/compiled.txt
+COMPILED    := $(wildcard src/puffs/attach/fuse/_compiled.px* src/puffs/refuse/_inodes.pyx)
 # Where Debian's libfuse3-dev has them; systems that install no documentation leave them out.
 EXAMPLES    := usr/share/doc/libfuse3-dev/examples
 
@@ -173,7 +174,7 @@ $(BENCH_VENV): $(BENCH_STAMP)
 ifneq ($(call whole,$(VENV)),yes)
 .PHONY: $(STAMP)
 endif
-$(STAMP): pyproject.toml setup.py src/puffs/attach/fuse/_compiled.pyx
+$(STAMP): pyproject.toml setup.py $(COMPILED)
 	@$(for_compiling)
 	@$(call venv,$(VENV))
 	@$(PY) -m pip install $(PIP_FLAGS) -e '.[dev]'

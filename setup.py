@@ -1,13 +1,10 @@
-"""What pyproject.toml cannot say: the compiled loop is built if a C compiler is at hand."""
+"""What pyproject.toml cannot say: compiled modules are built if a C compiler is at hand."""
 
 from setuptools import Extension, setup
 
 setup(
     ext_modules=[
-        Extension(
-            "puffs.attach.fuse._compiled",
-            ["src/puffs/attach/fuse/_compiled.pyx"],
-            optional=True,
-        )
+        Extension(name, [f"src/{name.replace('.', '/')}.pyx"], optional=True)
+        for name in ("puffs.attach.fuse._compiled", "puffs.refuse._inodes")
     ]
 )

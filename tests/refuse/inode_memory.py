@@ -334,6 +334,66 @@ class Memory(pyfuse3.Operations):
         self.called("stacktrace")
 
 
+HANDLERS = (
+    *("lookup", "getattr", "mkdir", "unlink", "rmdir", "open", "create", "read", "write"),
+    *("flush", "release", "readdir", "setattr", "opendir", "releasedir"),
+)
+
+
+class OwnAttributes(pyfuse3.EntryAttributes):
+    """A class of the program's own."""
+
+
+class Promise:
+    """What can be awaited and is no coroutine."""
+
+    def __init__(self, coroutine: Any) -> None:
+        self.coroutine = coroutine
+
+    def __await__(self) -> Any:
+        return self.coroutine.__await__()
+
+
+def pausing(sleep: Any, handler: Any) -> Any:
+    """The same handler, which waits a little in the beginning."""
+
+    async def paused(*args: Any) -> Any:
+        await sleep(0)
+        return await handler(*args)
+
+    return paused
+
+
+def promising(_sleep: Any, handler: Any) -> Any:
+    """The same handler, which is no `async def`."""
+    return lambda *args: Promise(handler(*args))
+
+
+def replying_oddly(_sleep: Any, handler: Any) -> Any:
+    """The same handler, which replies with other types where that makes no difference."""
+
+    async def odd(*args: Any) -> Any:
+        return oddly(await handler(*args))
+
+    return odd
+
+
+def oddly(reply: Any) -> Any:
+    if isinstance(reply, bytes):
+        return memoryview(reply)
+    if isinstance(reply, tuple):
+        return tuple(map(oddly, reply))
+    if isinstance(reply, pyfuse3.EntryAttributes):
+        own = OwnAttributes()
+        own.__setstate__(reply.__getstate__())
+        return own
+    return reply
+
+
+WAYS = {"pausing": pausing, "promising": promising, "replying oddly": replying_oddly}
+"""How handlers may come to their ends."""
+
+
 class Bare(pyfuse3.Operations):
     """Only what a listing needs."""
 
@@ -418,6 +478,8 @@ def main() -> None:
         pyfuse3.close()
         return
     ops = Memory(sleep, words.get("entries", 0))
+    for name in HANDLERS if "way" in words else ():
+        setattr(ops, name, WAYS[words["way"]](sleep, getattr(ops, name)))
     ops.timeout = words.get("timeout", 0.0)
     ops.enable_writeback_cache = words.get("writeback", False)
     if words.get("daemon"):

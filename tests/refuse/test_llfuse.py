@@ -140,10 +140,19 @@ def test_fractions_are_cut_off() -> None:
     attr = attributes(entry)
     assert (attr.mtime_ns, attr.ctime_ns, attr.size, attr.uid) == (1_500_000_000, 0, 7, 12)
     assert (attr.mode, attr.ttl) == (stat.S_IFREG | 0o600, 1.5)
-    entry = llfuse.EntryAttributes()
-    entry.st_size = -1
-    with pytest.raises(struct.error):
+
+
+def test_numbers_that_do_not_fit_are_refused() -> None:
+    def told(size: int) -> None:
+        entry = llfuse.EntryAttributes()
+        entry.st_mode = stat.S_IFREG
+        entry.st_size = size
         attributes(entry)
+
+    told(2**64 - 1)
+    for size in (-1, 2**64):
+        with pytest.raises((struct.error, OverflowError)):  # compiled, the latter, and sooner
+            told(size)
 
 
 def test_the_lock_goes_to_who_has_waited() -> None:

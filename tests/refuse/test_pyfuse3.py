@@ -44,6 +44,21 @@ def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
     return serve(loop=request.param)
 
 
+@pytest.fixture(
+    params=[
+        *((loop, "") for loop in ("trio", "asyncio")),
+        *((loop, "pausing") for loop in ("trio", "asyncio")),
+        ("trio", "promising"),
+        ("trio", "replying oddly"),
+    ],
+    ids=" ".join,
+)
+def served_somehow(request: pytest.FixtureRequest, serve: Serve) -> Served:
+    """By handlers that come to their ends in different ways."""
+    loop, way = request.param
+    return serve(loop=loop, **({"way": way} if way else {}))
+
+
 def fails(code: int, function: Callable[..., object], *args: object, **keywords: object) -> None:
     with pytest.raises(OSError, match=re.escape(os.strerror(code))):
         function(*args, **keywords)
@@ -52,11 +67,16 @@ def fails(code: int, function: Callable[..., object], *args: object, **keywords:
 # ----------------------------------------------------------------------------------------- handlers
 
 
-def test_names(served: Served) -> None:
+@pytest.mark.loops
+def test_names(served_somehow: Served) -> None:
+    served = served_somehow
     (served / "dir").mkdir()
     os.mknod(served / "fifo", stat.S_IFIFO | 0o600)
     os.symlink("dir/../here", served / "link")
     (served / "dir/file").write_bytes(b"text")
+    assert [entry.inode() for entry in os.scandir(served / "dir")] == [
+        (served / "dir/file").stat().st_ino
+    ]
     os.link(served / "dir/file", served / "hard")
     assert os.readlink(served / "link") == "dir/../here"
     assert stat.S_ISFIFO((served / "fifo").stat().st_mode)
@@ -95,7 +115,9 @@ def test_renames_have_flags(served: Served) -> None:
     assert (served / "a").read_bytes() == b"b"
 
 
-def test_data(served: Served) -> None:
+@pytest.mark.loops
+def test_data(served_somehow: Served) -> None:
+    served = served_somehow
     path = served / "file"
     with path.open("wb+", buffering=0) as file:
         file.write(b"0123456789")
@@ -122,7 +144,9 @@ def test_data(served: Served) -> None:
     assert calls["release"] == calls["open"] + calls["create"]
 
 
-def test_attributes(served: Served) -> None:
+@pytest.mark.loops
+def test_attributes(served_somehow: Served) -> None:
+    served = served_somehow
     path = served / "file"
     path.write_bytes(b"x" * 1000)
     path.chmod(0o640)
@@ -133,6 +157,11 @@ def test_attributes(served: Served) -> None:
     assert (st.st_uid, st.st_gid, st.st_size, st.st_blocks) == (12, 34, 1000, 2)
     assert (st.st_atime_ns, st.st_mtime_ns) == (-1_500_000_001, 1_700_000_000_123_456_789)
     assert st.st_ino == 10
+    for ns in ((1 << 63) + 1, -(1 << 63) - 1):  # in the years 2262 and 1677
+        os.utime(path, ns=(0, ns))
+        assert path.stat().st_mtime_ns == ns
+    os.mknod(served / "device", stat.S_IFCHR | 0o600, os.makedev(0xFFF, 0xFFFFF))
+    assert (served / "device").stat().st_rdev == os.makedev(0xFFF, 0xFFFFF)
     before = time.time_ns()
     os.utime(path)
     assert path.stat().st_mtime_ns >= before - 10_000_000
@@ -158,6 +187,7 @@ def test_the_size_of_the_file_system(served: Served) -> None:
     assert (st.f_files, st.f_ffree, st.f_namemax) == (100, 50, 200)
 
 
+@pytest.mark.loops
 def test_who_asks_is_told(served: Served) -> None:
     before = os.umask(0o027)
     try:
@@ -218,6 +248,7 @@ def test_what_is_not_overridden_is_not_implemented(serve: Serve) -> None:
 # ------------------------------------------------------------------------------------ lookup counts
 
 
+@pytest.mark.loops
 def test_all_lookups_come_back(serve: Serve) -> None:
     """Many at once, a big directory, and callers that are killed while they list it."""
     served = serve(entries=2000, timeout=0.2)
@@ -251,6 +282,7 @@ def test_all_lookups_come_back(serve: Serve) -> None:
     assert summary["left"] == {}
 
 
+@pytest.mark.loops
 def test_a_listing_that_fails_gives_back_what_it_told(serve: Serve) -> None:
     served = serve(timeout=1000)
     (served / "a").touch()
@@ -259,6 +291,7 @@ def test_a_listing_that_fails_gives_back_what_it_told(serve: Serve) -> None:
     assert served.unmount()["left"] == {}
 
 
+@pytest.mark.loops
 def test_big_directories_and_positions(serve: Serve) -> None:
     served = serve(entries=10_000)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -292,6 +325,7 @@ def test_big_directories_and_positions(serve: Serve) -> None:
     assert served.unmount()["left"] == {}
 
 
+@pytest.mark.loops
 def test_a_number_may_come_again_before_it_is_forgotten(serve: Serve) -> None:
     served = serve()
     for _ in range(200):
@@ -303,6 +337,7 @@ def test_a_number_may_come_again_before_it_is_forgotten(serve: Serve) -> None:
 # ---------------------------------------------------------------------------------------- lifetimes
 
 
+@pytest.mark.loops
 def test_timeouts_are_those_of_each_reply(serve: Serve) -> None:
     served = serve(timeout=1000)
     (served / "file").touch()
@@ -353,6 +388,7 @@ def test_invalidation_from_a_handler(served: Served) -> None:
 # ------------------------------------------------------------------------------------------ waiting
 
 
+@pytest.mark.loops
 def test_what_is_slow_keeps_nobody_waiting(served: Served) -> None:
     (served / "waits").write_bytes(b"late")
     (served / "file").write_bytes(b"soon")
@@ -366,6 +402,7 @@ def test_what_is_slow_keeps_nobody_waiting(served: Served) -> None:
         assert 1 <= time.monotonic() - began < 4  # at the same time
 
 
+@pytest.mark.loops
 def test_tasks_of_the_program_run_beside_it(served: Served) -> None:
     (served / "file").touch()
     deadline = time.monotonic() + 1.0
@@ -388,6 +425,7 @@ def test_no_more_tasks_than_asked_for(serve: Serve) -> None:
 # --------------------------------------------------------------------------------------------- ends
 
 
+@pytest.mark.loops
 def test_a_mistake_ends_main(serve: Serve) -> None:
     served = serve()
     fails(errno.EIO, os.stat, served / "breaks")

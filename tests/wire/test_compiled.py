@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 
 from puffs.attach.fuse import abi
+from puffs.server.attr import WIRE_SIZE
 from tests.needs import cannot
 
 LAYOUTS = {layout.name: layout for layout in vars(abi).values() if isinstance(layout, abi.Layout)}
@@ -18,6 +19,7 @@ def test_structs_are_as_long_as_the_codec_says() -> None:
     except ImportError:
         cannot("the compiled loop was not built: install gcc, then run `make clean`")
     assert {name: LAYOUTS[name].size for name in compiled.SIZES} == compiled.SIZES
+    assert import_module("puffs.refuse._inodes").WIRE == WIRE_SIZE
 
 
 @pytest.mark.parametrize("layout", [abi.READ_IN, abi.WRITE_IN], ids=["read", "write"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from puffs.attach.fuse.dispatch import Refusal
+from puffs.refuse.inode_plain import NO_FH
 from puffs.refuse.inode_values import (
     PollHandle,
     attributes,
@@ -18,10 +19,6 @@ from puffs.server.attr import Attr
 from puffs.server.cred import Cred, caller
 from puffs.server.errors import Absent
 from puffs.server.types import Entry, Open
-
-NO_FH: Final = 0
-"""What handlers are given where `open` is not implemented: the kernel then sends no number."""
-
 
 # --------------------------------------------------------------------- what handlers are given
 

@@ -1,125 +1,62 @@
 """The values that pyfuse3 and llfuse have in common: what their handlers are given and return.
 
-Programs make these for every reply. So they are plain objects, and become what puffs sends in one
-step, when the reply is made.
+Programs make some of these for every reply. Those are compiled where puffs was, or else plain
+objects (`inode_plain`), which become what puffs sends in one step, when the reply is made.
 """
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pickle import PicklingError
-from stat import S_IFREG
 from struct import Struct
 from struct import error as StructError
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from puffs.attach.fuse import compiled
+from puffs.refuse.inode_plain import FUSEError, State
 from puffs.server.attr import Changes, StatVfs, TimedAttr
 from puffs.server.cred import Cred
 from puffs.server.types import Open
+
+if TYPE_CHECKING or compiled.module(compiled.INODES) is None:
+    from puffs.refuse.inode_plain import EntryAttributes, FileInfo, RequestContext
+else:
+    from puffs.refuse._inodes import EntryAttributes, FileInfo, RequestContext
+
+__all__ = (
+    "ENOATTR",
+    "ROOT_INODE",
+    "EntryAttributes",
+    "FUSEError",
+    "FileInfo",
+    "PollHandle",
+    "RequestContext",
+    "SetattrFields",
+    "StatvfsData",
+    "attributes",
+    "changed",
+    "context_of",
+    "get_sup_groups",
+    "getxattr",
+    "listdir",
+    "opened",
+    "setxattr",
+    "size_of",
+)
 
 ENOATTR: Final = errno.ENODATA
 ROOT_INODE: Final = 1
 
 _NS: Final = 1_000_000_000
-_TIMEOUT: Final = 300.0
 _UINT32: Final = 0xFFFFFFFF
 
 _pack = Struct("=QQqqqIIIIIIIIII").pack
 _new_attr = TimedAttr.__new__
 
 
-class FUSEError(Exception):
-    """Raised by a handler: the caller's system call fails with error number `errno`."""
-
-    def __init__(self, errno: int) -> None:
-        super().__init__(errno)
-        self.errno_ = errno
-
-    @property
-    def errno(self) -> int:
-        """The error number."""
-        return self.errno_
-
-    def __str__(self) -> str:
-        return os.strerror(self.errno_)
-
-
-class RequestContext:
-    """Who has made a request: `uid`, `gid` and `umask`, and as `pid` the thread that called."""
-
-    __slots__ = ("gid", "pid", "uid", "umask")
-
-    def __init__(self, uid: int = 0, gid: int = 0, pid: int = 0, umask: int = 0) -> None:
-        self.uid = uid
-        self.gid = gid
-        self.pid = pid
-        self.umask = umask
-
-    def __getstate__(self) -> NoReturn:
-        raise PicklingError(f"{type(self).__name__} instances cannot be pickled")
-
-
 def context_of(cred: Cred) -> RequestContext:
     """A caller, as handlers are told of him."""
     return RequestContext(cred.uid, cred.gid, cred.tid, cred.umask)
-
-
-class _State:
-    """What can be pickled and copied by its fields."""
-
-    __slots__: tuple[str, ...] = ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
-
-
-class EntryAttributes(_State):
-    """The attributes of a file as stat(2) has them, and for how long the kernel may trust them.
-
-    `entry_timeout` is for the name, `attr_timeout` for the rest, both in seconds. `st_ino` 0 in a
-    reply to a lookup says that the name is not there.
-    """
-
-    __slots__ = (
-        "attr_timeout",
-        "entry_timeout",
-        "generation",
-        "st_atime_ns",
-        "st_birthtime_ns",
-        "st_blksize",
-        "st_blocks",
-        "st_ctime_ns",
-        "st_gid",
-        "st_ino",
-        "st_mode",
-        "st_mtime_ns",
-        "st_nlink",
-        "st_rdev",
-        "st_size",
-        "st_uid",
-    )
-
-    def __init__(self) -> None:
-        self.st_ino = 0
-        self.generation = 0
-        self.entry_timeout = _TIMEOUT
-        self.attr_timeout = _TIMEOUT
-        self.st_mode = S_IFREG
-        self.st_nlink = 1
-        self.st_uid = 0
-        self.st_gid = 0
-        self.st_rdev = 0
-        self.st_size = 0
-        self.st_blksize = 4096
-        self.st_blocks = 0
-        self.st_atime_ns = 0
-        self.st_ctime_ns = 0
-        self.st_mtime_ns = 0
-        self.st_birthtime_ns = 0
 
 
 def attributes(entry: object) -> TimedAttr:
@@ -232,7 +169,7 @@ def changed(changes: Changes) -> tuple[EntryAttributes, SetattrFields]:
     return entry, fields
 
 
-class StatvfsData(_State):
+class StatvfsData(State):
     """The size of the file system, as statvfs(3) names it."""
 
     __slots__ = (
@@ -266,24 +203,6 @@ def size_of(data: object) -> StatVfs:
     return StatVfs(
         **{name.removeprefix("f_"): int(value) for name, value in data.__getstate__().items()}
     )
-
-
-class FileInfo(_State):
-    """What `open` and `create` return: the number of the open file, and how it is to be treated."""
-
-    __slots__ = ("direct_io", "fh", "keep_cache", "nonseekable")
-
-    def __init__(
-        self,
-        fh: int = 0,
-        direct_io: bool = False,
-        keep_cache: bool = True,
-        nonseekable: bool = False,
-    ) -> None:
-        self.fh = fh
-        self.direct_io = direct_io
-        self.keep_cache = keep_cache
-        self.nonseekable = nonseekable
 
 
 def opened(info: object) -> Open:

@@ -14,13 +14,19 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from itertools import islice
 from stat import S_IFDIR, S_IFMT
+from threading import get_ident
 from types import MethodType
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
+from puffs.attach.fuse import compiled
+from puffs.attach.fuse.channel import Handler as Serve
 from puffs.attach.fuse.dispatch import Refusal
+from puffs.attach.fuse.handlers import CompiledHandlers, Handling, Serving
 from puffs.kernel.attachment import Counting, Filling, Listing
 from puffs.kernel.mount import Mount
-from puffs.refuse.inode_rows import ENTERING, LLFUSE_ROWS, NO_FH, ROWS, Row, entry_of
+from puffs.refuse.inode_listing import token_of
+from puffs.refuse.inode_plain import NO_FH, Outcome
+from puffs.refuse.inode_rows import ENTERING, LLFUSE_ROWS, ROWS, Row
 from puffs.refuse.inode_values import (
     ENOATTR,
     ROOT_INODE,
@@ -44,12 +50,25 @@ STACKTRACE: Final = "fuse_stacktrace"
 _ENTRIES: Final = 100
 """How many entries are listed at a time where no nodes are told: about what Linux has room for."""
 
+
+class Lock(AbstractContextManager[object], Protocol):
+    """A lock that is held in a `with` statement, or between two calls."""
+
+    def acquire(self) -> object:
+        """Wait for it."""
+        ...
+
+    def release(self) -> object:
+        """Give it back."""
+        ...
+
+
 Handler = Callable[..., Any]
 Step = tuple[str, tuple[Any, ...]]
 """A handler by name, and what it is given."""
 
 
-class Inodes(Counting):
+class Inodes(Counting, Handling):
     """A puffs file server made of `program`, an object with the handlers of either library.
 
     `base` is the library's own `Operations`: what is not overridden there is not implemented.
@@ -70,6 +89,14 @@ class Inodes(Counting):
         caller has got EIO; the program's main loop is to end, as with the originals."""
         self.writeback = bool(getattr(program, "enable_writeback_cache", False))
         self.posix_acl = bool(getattr(program, "enable_acl", False))
+        self.ended: Callable[[], object] = lambda: None
+        """Called when a handler has failed: the program's main loop is to end."""
+        self.held: Lock | None = None
+        """What is held while a handler runs, if anything."""
+        self.begun: dict[int, Any] = {}
+        """Calls of handlers that a compiled handler has begun, by thread: the operation that the
+        plain handler calls next on that thread is to go on with that. An `Outcome`, or of handlers
+        that are `async def` anything to be awaited."""
         self._base = base
         self.opens = self._handler("open") is not None
         self._mount: Mount
@@ -114,6 +141,7 @@ class Inodes(Counting):
     def _failed(self, exc: Exception | SystemExit) -> None:
         if self.failure is None:
             self.failure = exc
+        self.ended()
 
     def readdir(self, dir: int, offset: int, file: int | None) -> Any:
         """The names in a directory."""
@@ -137,6 +165,24 @@ class Inodes(Counting):
     def _callable(self, name: str) -> Handler:
         """A handler in any case: one that is not there raises ENOSYS."""
         return self._handler(name) or self.missing
+
+    def compiled_handlers(self) -> CompiledHandlers:
+        """See `Handling`: for the program's handlers, where there is one of that kind."""
+        module = compiled.module(compiled.INODES)
+        if module is None:
+            return {}
+        return {
+            opcode: self._kind(kind, handler)
+            for opcode, (kind, name) in module.HANDLERS.items()
+            if (handler := self._handler(name)) is not None
+        }
+
+    def _kind(self, kind: Handler, handler: Handler) -> Callable[[Serving, Serve], Serve]:
+        return lambda serving, plain: kind(serving, plain, handler, self.begun, self.held)
+
+    def _begun_here(self) -> Any:
+        """What a compiled handler has begun on this thread, if it has."""
+        return self.begun.pop(get_ident(), None) if self.begun else None
 
     # ------------------------------------------------------------------------ shared by both kinds
 
@@ -234,7 +280,10 @@ class AsyncInodes(Inodes, Filling):
 
         async def operation(*args: Any) -> Any:
             try:
-                return made(await handler(*given(*args)))
+                begun = self._begun_here()
+                if begun is None:
+                    begun = handler(*given(*args))
+                return made(begun.get() if type(begun) is Outcome else await begun)
             except BaseException as exc:
                 refused(exc)
 
@@ -263,7 +312,7 @@ class AsyncInodes(Inodes, Filling):
         """Have the program list a directory: see `puffs.kernel.attachment.Filling`."""
         fh = NO_FH if file is None else file
         try:
-            await self._callable("readdir")(fh, offset, ReaddirToken(listing, self._known))
+            await self._callable("readdir")(fh, offset, token_of(listing, self._known))
         except BaseException as exc:
             self._refused(exc)
 
@@ -299,10 +348,7 @@ def _missing_at_once(*_: object) -> NoReturn:
 
 
 class SyncInodes(Inodes):
-    """The same for handlers that are `def`, called with `lock` held: those of llfuse.
-
-    `ended` is called when the main loop is to end, since a handler has failed.
-    """
+    """The same for handlers that are `def`, called with `lock` held: those of llfuse."""
 
     asynchronous = False
     rows = LLFUSE_ROWS
@@ -312,16 +358,12 @@ class SyncInodes(Inodes):
         self,
         program: Any,
         base: type,
-        lock: AbstractContextManager[object],
+        lock: Lock,
         ended: Callable[[], object],
     ) -> None:
         super().__init__(program, base)
-        self._lock = lock
-        self._ended = ended
-
-    def _failed(self, exc: Exception | SystemExit) -> None:
-        super()._failed(exc)
-        self._ended()
+        self.held = self._lock = lock
+        self.ended = ended
 
     def _operation(self, row: Row) -> Handler:
         handler, given, made = self._callable(row.handler), row.given, self._made(row)
@@ -329,8 +371,9 @@ class SyncInodes(Inodes):
 
         def operation(*args: Any) -> Any:
             try:
+                begun = self._begun_here()
                 with lock:
-                    return made(handler(*given(*args)))
+                    return made(handler(*given(*args)) if begun is None else begun.get())
             except BaseException as exc:
                 refused(exc)
 
@@ -389,21 +432,6 @@ class SyncInodes(Inodes):
 def _named(name: bytes, attr: EntryAttributes, next_: int) -> DirEntry:
     """An entry that a `readdir` handler has yielded."""
     return DirEntry(os.fsdecode(name), S_IFMT(attr.st_mode), attr.st_ino, next_)
-
-
-class ReaddirToken:
-    """What a `readdir` handler is given, for `readdir_reply`."""
-
-    __slots__ = ("_known", "_listing")
-
-    def __init__(self, listing: Listing, known: Callable[[EntryAttributes], None]) -> None:
-        self._listing = listing
-        self._known = known
-
-    def reply(self, name: bytes, attr: EntryAttributes, next_id: int) -> bool:
-        """Add an entry, if there is room for it."""
-        self._known(attr)
-        return self._listing.add(name, entry_of(attr), next_id)
 
 
 class _Names:

@@ -4,7 +4,8 @@ A task cannot be had for every operation, so operations are begun by hand. One t
 finished by a task, which yields what the coroutine yields, as if it had awaited it all along.
 """
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from types import GeneratorType, coroutine
 from typing import Any, TypeAlias, cast
 
@@ -53,3 +54,23 @@ def new_driver() -> Driver:
 _new_driver = cast("Callable[[], Driver]", coroutine(_drive))
 rest_of = cast("Callable[[Driver, Any, BaseException | None], Awaitable[Any]]", coroutine(_rest))
 """What `_rest` does, for a task to await."""
+
+
+def _rest_of_begun(begun: Coroutine[Any, Any, Any], waiting: Any) -> Generator[Any, Any, Any]:
+    """Runs a coroutine to its end that was sent None once, and waits for `waiting`."""
+    step: Callable[[], Any]
+    while True:
+        try:
+            step = partial(begun.send, (yield waiting))
+        except BaseException as exc:
+            step = partial(begun.throw, exc)
+        try:
+            waiting = step()
+        except StopIteration as stop:
+            return stop.value
+
+
+rest_of_begun = cast(
+    "Callable[[Coroutine[Any, Any, Any], Any], Awaitable[Any]]", coroutine(_rest_of_begun)
+)
+"""What `_rest_of_begun` does, for another coroutine to await."""

@@ -15,10 +15,11 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.errno cimport ECONNABORTED, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, errno
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.stat cimport S_IFREG
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import os
 
@@ -42,9 +43,26 @@ from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, unwrap
 from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.handlers.names import LONGEST, OF_CREATE
-from puffs.kernel.police import TYPES, attributes, created, filename
+from puffs.attach.fuse.replies import UNKNOWN_INO
+from puffs.kernel.police import NAME_MAX, TYPES, attributes, created, filename
 from puffs.server.attr import TYPE_BYTE, Attr, Changes
 from puffs.server.types import Entry
+
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    short POLLIN
+    int poll(pollfd *waiting, unsigned long count, int milliseconds)
+
+cdef extern from "sys/timerfd.h" nogil:
+    struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    int TFD_CLOEXEC, TFD_NONBLOCK
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec *value, itimerspec *before)
 
 cdef extern from "sys/uio.h" nogil:
     struct iovec:
@@ -53,129 +71,13 @@ cdef extern from "sys/uio.h" nogil:
     ssize_t writev(int fd, const iovec *vector, int count)
 
 cdef extern from "unistd.h" nogil:
+    int close(int fd)
     ssize_t read(int fd, void *buffer, size_t size)
     ssize_t write(int fd, const void *buffer, size_t size)
 
 cdef extern from "string.h" nogil:
     size_t strnlen(const char *string, size_t most)
-
-cdef packed struct InHeader:
-    uint32_t len
-    uint32_t opcode
-    uint64_t unique
-    uint64_t nodeid
-    uint32_t uid
-    uint32_t gid
-    uint32_t pid
-    uint16_t total_extlen
-    uint16_t padding
-
-cdef packed struct OutHeader:
-    uint32_t len
-    int32_t error
-    uint64_t unique
-
-cdef packed struct GetattrIn:
-    uint32_t getattr_flags
-    uint32_t dummy
-    uint64_t fh
-
-cdef packed struct SetattrIn:
-    uint32_t valid
-    uint32_t padding
-    uint64_t fh
-    uint64_t size
-    uint64_t lock_owner
-    int64_t atime
-    int64_t mtime
-    int64_t ctime
-    uint32_t atimensec
-    uint32_t mtimensec
-    uint32_t ctimensec
-    uint32_t mode
-    uint32_t unused4
-    uint32_t uid
-    uint32_t gid
-    uint32_t unused5
-
-cdef packed struct OpenIn:
-    uint32_t flags
-    uint32_t open_flags
-
-cdef packed struct CreateIn:
-    uint32_t flags
-    uint32_t mode
-    uint32_t umask
-    uint32_t open_flags
-
-cdef packed struct ReleaseIn:
-    uint64_t fh
-    uint32_t flags
-    uint32_t release_flags
-    uint64_t lock_owner
-
-cdef packed struct FlushIn:
-    uint64_t fh
-    uint32_t unused
-    uint32_t padding
-    uint64_t lock_owner
-
-cdef packed struct DataIn:  # the members of fuse_read_in and fuse_write_in that are looked at
-    uint64_t fh
-    uint64_t offset
-    uint32_t size
-    uint32_t flags
-
-cdef packed struct WriteReply:
-    OutHeader header
-    uint32_t size
-    uint32_t padding
-
-cdef packed struct AttrReply:
-    OutHeader header
-    uint64_t attr_valid
-    uint32_t attr_valid_nsec
-    uint32_t dummy
-    uint64_t ino
-    unsigned char wire[80]
-
-cdef packed struct EntryOut:
-    uint64_t nodeid
-    uint64_t generation
-    uint64_t entry_valid
-    uint64_t attr_valid
-    uint32_t entry_valid_nsec
-    uint32_t attr_valid_nsec
-    uint64_t ino
-    unsigned char wire[80]
-
-cdef packed struct EntryReply:
-    OutHeader header
-    EntryOut entry
-
-cdef packed struct OpenOut:
-    uint64_t fh
-    uint32_t open_flags
-    int32_t backing_id
-
-cdef packed struct OpenReply:
-    OutHeader header
-    OpenOut opened
-
-cdef packed struct CreateReply:
-    OutHeader header
-    EntryOut entry
-    OpenOut opened
-
-cdef packed struct Dirent:
-    uint64_t ino
-    uint64_t off
-    uint32_t namelen
-    uint32_t type
-
-cdef packed struct ForgetOne:
-    uint64_t nodeid
-    uint64_t nlookup
+    void *memchr(const void *bytes, int byte, size_t size)
 
 SIZES = {
     "fuse_in_header": sizeof(InHeader),
@@ -186,6 +88,7 @@ SIZES = {
     "fuse_setattr_in": sizeof(SetattrIn),
     "fuse_open_in": sizeof(OpenIn),
     "fuse_create_in": sizeof(CreateIn),
+    "fuse_mkdir_in": sizeof(MkdirIn),
     "fuse_release_in": sizeof(ReleaseIn),
     "fuse_flush_in": sizeof(FlushIn),
     "fuse_entry_out": sizeof(EntryOut),
@@ -196,9 +99,7 @@ SIZES = {
 """How long the structs are here, by the names that `abi` has for them."""
 
 cdef enum:
-    WRITE_IN_SIZE = 40
     BATCH_FORGET_IN_SIZE = 8
-    WIRE_SIZE = 80
     SHORT = 65536  # data of which a copy takes less than it takes to let other threads run
 
 cdef uint32_t GETATTR_FH = FUSE_GETATTR_FH
@@ -212,20 +113,14 @@ cdef uint32_t PLAIN_CHANGES = (
 )
 cdef uint32_t OF_CREATE_FLAGS = OF_CREATE
 cdef Py_ssize_t LONGEST_LOOKUP = LONGEST
+cdef size_t LONGEST_NAME = NAME_MAX
+cdef uint64_t NO_INO = UNKNOWN_INO
 cdef int TYPE_AT = TYPE_BYTE
 cdef uint32_t KNOWN_TYPES = sum(1 << kind for kind in TYPES)
 
 
 cdef class Current:
     """What a channel knows of the request that is under way: its header, unpacked when asked for."""
-
-    cdef InHeader now
-    cdef object other  # in place of it: an operation goes on whose request has left the buffer
-    cdef object kept_cred
-    cdef InHeader kept_for
-    cdef object kept_maker
-    cdef InHeader maker_for
-    cdef uint32_t kept_umask
 
     @property
     def header(self):
@@ -239,7 +134,7 @@ cdef class Current:
     def header(self, header):
         self.other = header
 
-    cdef inline void take(self, const InHeader *header) noexcept:
+    cdef void take(self, const InHeader *header) noexcept:
         self.now = header[0]
         self.other = None
 
@@ -278,11 +173,6 @@ class CompiledChannel(Current, Channel):
 cdef class Handler:
     """Serves one opcode, as a plain handler does."""
 
-    cdef Current channel
-    cdef object buffer, plain, nodes, file_of
-    cdef unsigned char *request
-    cdef int fd
-
     def __init__(self, serving, plain):
         self.channel = serving.channel
         self.buffer = serving.channel.buffer
@@ -301,7 +191,7 @@ cdef class Handler:
         """Serve the request in the buffer, which `channel` has taken the header of."""
         raise NotImplementedError
 
-    cdef inline void *body(self) noexcept:
+    cdef void *body(self) noexcept:
         return self.request + sizeof(InHeader)
 
     cdef str name(self, Py_ssize_t length, Py_ssize_t before=0):
@@ -309,6 +199,11 @@ cdef class Handler:
         start = <char *> self.body() + before
         size = strnlen(start, max(<char *> self.request + length - start, 0))
         return PyUnicode_DecodeUTF8(start, size, b"surrogateescape")
+
+    cdef bytes raw_name(self, Py_ssize_t length, Py_ssize_t before=0):
+        """The same as bytes."""
+        start = <char *> self.body() + before
+        return start[:strnlen(start, max(<char *> self.request + length - start, 0))]
 
     cdef int hand_over(self, Py_ssize_t length) except -1:
         self.plain(self.channel.now.unique, self.channel.now.nodeid, length)
@@ -319,6 +214,21 @@ cdef class Handler:
         header = <OutHeader *> message
         header.len, header.error, header.unique = <uint32_t> size, 0, unique
         return self.written(write(self.fd, message, size), unique)
+
+    cdef bint send_data(self, void *data, size_t size, bint quick, uint64_t unique) except -1:
+        """Reply with data. `quick`: without letting other threads run meanwhile."""
+        cdef OutHeader header
+        cdef iovec vector[2]
+        cdef ssize_t done
+        header.len, header.error, header.unique = <uint32_t> (sizeof(header) + size), 0, unique
+        vector[0].iov_base, vector[0].iov_len = &header, sizeof(header)
+        vector[1].iov_base, vector[1].iov_len = data, size
+        if quick:
+            done = writev(self.fd, vector, 2)
+        else:
+            with nogil:
+                done = writev(self.fd, vector, 2)
+        return self.written(done, unique)
 
     cdef bint written(self, ssize_t done, uint64_t unique) except -1:
         if done >= 0:
@@ -455,13 +365,9 @@ cdef class Entering(Handler):
     cdef int fill(self, object attr, object vnode, EntryOut *out) except -1:
         """What there is to tell of a vnode, which was counted for the kernel."""
         out[0] = self.lifetimes
+        out.ino = attr.ino
         memcpy(out.wire, wire_of(attr), WIRE_SIZE)
-        out.nodeid, out.generation = vnode.nodeid, vnode.generation
-        ino = attr.ino or vnode.ino
-        out.ino = vnode.ino = ino
-        if not vnode.type:
-            vnode.type = attr.type
-        return 0
+        return enter(vnode, out)
 
 
 cdef class Lookup(Entering):
@@ -563,7 +469,7 @@ cdef class Read(Handler):
         data = self.operation(cookie, asked.offset, size, self.file_of[asked.fh])
         if type(data) is bytes and PyBytes_GET_SIZE(data) <= size:
             size = <uint32_t> PyBytes_GET_SIZE(data)
-            self.write_data(PyBytes_AS_STRING(data), size, size <= SHORT, unique)
+            self.send_data(PyBytes_AS_STRING(data), size, size <= SHORT, unique)
             return 0
         if type(data) is not memoryview or not data.c_contiguous or data.nbytes > size:
             self.then(data, unique, size, cookie)
@@ -571,23 +477,9 @@ cdef class Read(Handler):
         PyObject_GetBuffer(data, &seen, PyBUF_SIMPLE)
         try:
             # Reading it may wait for another thread: it may be a mapping of a file.
-            self.write_data(seen.buf, seen.len, False, unique)
+            self.send_data(seen.buf, seen.len, False, unique)
         finally:
             PyBuffer_Release(&seen)
-
-    cdef bint write_data(self, void *data, size_t size, bint quick, uint64_t unique) except -1:
-        cdef OutHeader header
-        cdef iovec vector[2]
-        cdef ssize_t done
-        header.len, header.error, header.unique = <uint32_t> (sizeof(header) + size), 0, unique
-        vector[0].iov_base, vector[0].iov_len = &header, sizeof(header)
-        vector[1].iov_base, vector[1].iov_len = data, size
-        if quick:
-            done = writev(self.fd, vector, 2)
-        else:
-            with nogil:
-                done = writev(self.fd, vector, 2)
-        return self.written(done, unique)
 
 
 cdef class Lent:
@@ -831,12 +723,143 @@ cdef class Readdirplus(Entering):
         memcpy(<char *> dirent + sizeof(Dirent), PyBytes_AS_STRING(name), dirent.namelen)
 
 
+cdef class Answer:
+    """See `replies.Answer`."""
+
+    def __init__(self, replies, vnodes, parent, room):
+        self.adopt, self.forget = vnodes.adopt, vnodes.forget
+        self.replies, self.parent, self.told_of = replies, parent, []
+        self.names_last = replies.names_last
+        self.message = bytearray(room)
+        self.room, self.used = room, 0
+
+    @property
+    def parts(self):
+        return (memoryview(self.message)[:self.used],)
+
+    def add(self, bytes name not None, entry, uint64_t next):
+        cdef EntryOut out
+        attr = entry.attr
+        if attr is None:
+            raise TypeError(f"the entry of {name!r} has no attributes")
+        if not (KNOWN_TYPES >> (wire_of(attr)[TYPE_AT] >> 4)) & 1:
+            attributes(attr, entry.node, "readdir")
+        out.entry_valid, out.attr_valid, out.entry_valid_nsec, out.attr_valid_nsec = (
+            self.replies.lifetimes_of(entry)
+        )
+        out.ino = attr.ino
+        memcpy(out.wire, wire_of(attr), WIRE_SIZE)
+        return self.put(name, entry.node, &out, next)
+
+    cdef bint put(self, bytes name, object node, EntryOut *out, uint64_t next) except -1:
+        """Add an entry: all of `out` but the numbers of its node is there, and of a known type."""
+        length = <size_t> PyBytes_GET_SIZE(name)
+        characters = PyBytes_AS_STRING(name)
+        size = padded(sizeof(EntryOut) + sizeof(Dirent) + length)
+        if self.used + size > self.room:
+            return False
+        at = PyByteArray_AS_STRING(self.message) + self.used
+        dirent = <Dirent *> (at + sizeof(EntryOut))
+        if name == b"." or name == b"..":
+            dirent.ino = out.ino
+        else:
+            text = PyUnicode_DecodeUTF8(characters, length, b"surrogateescape")
+            if not 0 < length <= LONGEST_NAME or memchr(characters, b"/", length) or memchr(
+                characters, 0, length
+            ):
+                filename(text, "readdir", self.parent.cookie)
+            vnode = self.adopt(node, self.parent, text)
+            self.told_of.append(vnode)
+            enter(vnode, out)
+            memcpy(at, out, sizeof(EntryOut))
+            dirent.ino = out.ino
+        if not dirent.ino:
+            dirent.ino = NO_INO
+        dirent.off, dirent.namelen = next, <uint32_t> length
+        dirent.type = out.wire[TYPE_AT] >> 4
+        memcpy(<char *> dirent + sizeof(Dirent), characters, length)
+        self.used += size
+        return True
+
+    def take_back(self):
+        for vnode in self.told_of:
+            self.forget(vnode.nodeid, 1)
+        self.told_of.clear()
+
+
+cdef int enter(object vnode, EntryOut *out) except -1:
+    """Put the numbers of a node beside its attributes, and note of these what it is to know."""
+    out.nodeid, out.generation = vnode.nodeid, vnode.generation
+    if not out.ino:
+        out.ino = vnode.ino
+    vnode.ino = out.ino
+    if not vnode.type:
+        vnode.type = (out.wire[TYPE_AT] >> 4) << 12
+    return 0
+
+
 cdef inline size_t padded(size_t size) noexcept:
     return (size + 7) & ~<size_t> 7
 
 
-def run(reader, Current channel, list handlers, enough):
+cdef class Patience:
+    """How long a request is waited for before it is told that there is none: `milliseconds`, or up
+    to twice as long.
+
+    A timeout of poll(2) for each request would have the machine set a timer for each, which in a
+    virtual machine takes longer than all the rest. So one timer ticks while there are requests, and
+    there are none if none has come between two ticks.
+    """
+
+    cdef int fd
+    cdef bint ticks, quiet
+    cdef long nanoseconds
+
+    def __cinit__(self, int milliseconds):
+        self.nanoseconds = milliseconds * 1_000_000
+        self.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+        if self.fd < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            close(self.fd)
+
+    cdef void tick(self, bint on) noexcept nogil:
+        cdef itimerspec when
+        if self.ticks == on:
+            return
+        self.ticks, self.quiet = on, False
+        when.it_interval.tv_sec = when.it_value.tv_sec = 0
+        when.it_interval.tv_nsec = when.it_value.tv_nsec = self.nanoseconds if on else 0
+        timerfd_settime(self.fd, 0, &when, NULL)
+
+    cdef int wait(self, int fd) noexcept nogil:
+        """Wait until `fd` is readable: 1. 0: it has not become so; -1: see `errno`."""
+        cdef pollfd ready[2]
+        cdef uint64_t count
+        ready[0].fd, ready[0].events = fd, POLLIN
+        ready[1].fd, ready[1].events = self.fd, POLLIN
+        self.tick(True)
+        while True:
+            ready[0].revents = 0
+            if poll(ready, 2, -1) < 0:
+                return -1
+            if ready[0].revents:
+                self.quiet = False
+                return 1
+            if self.quiet:
+                self.tick(False)
+                return 0
+            self.quiet = True
+            read(self.fd, &count, sizeof(count))
+
+
+def run(reader, Current channel, list handlers, enough, int64_t limit=0, Patience patience=None):
     """Serve by `handlers`, which may be changed meanwhile but for their number.
+
+    With a `limit`, for a descriptor that does not block, it is enough after so many nanoseconds,
+    too, and a request is waited for with `patience`; not at all without.
 
     Returns None when it is `enough`, or what the reader says that it is to come back with
     (`Reader.not_read`, `Reader.raised`).
@@ -847,15 +870,21 @@ def run(reader, Current channel, list handlers, enough):
     cdef size_t room = PyByteArray_GET_SIZE(buffer)
     cdef size_t known = len(handlers)
     cdef ssize_t length
+    cdef int came = 1
+    cdef bint waits = patience is not None
     cdef object handler
+    cdef int64_t end = now() + limit if limit else 0
     head = &channel.now
     while True:
         PyErr_CheckSignals()  # as the interpreter does between any two steps of a plain loop
         with nogil:
             length = read(fd, start, room)
+            if waits and length < 0 and errno == EAGAIN:
+                came = patience.wait(fd)
+                length = read(fd, start, room) if came > 0 else -1
         if length < <ssize_t> sizeof(InHeader):
             # Who closes the other side of a connection that is no device has ended it.
-            code = errno if length < 0 else ECONNABORTED
+            code = EAGAIN if came == 0 else errno if length < 0 else ECONNABORTED
             outcome = reader.not_read(OSError(code, os.strerror(code)))
             if outcome is not None:
                 return outcome
@@ -871,8 +900,15 @@ def run(reader, Current channel, list handlers, enough):
             outcome = reader.raised(channel.header, exc)
             if outcome is not None:
                 return outcome
-        if enough is not None and enough.now:
+        if enough is not None and enough.now or limit and now() > end:
             return None
+
+
+cdef inline int64_t now() noexcept nogil:
+    """The monotonic clock, in nanoseconds."""
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return <int64_t> time.tv_sec * 1_000_000_000 + time.tv_nsec
 
 
 HANDLERS = {

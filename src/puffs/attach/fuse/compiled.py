@@ -10,16 +10,19 @@ from importlib import import_module
 from types import ModuleType
 from typing import Final
 
+LOOP: Final = "puffs.attach.fuse._compiled"
+INODES: Final = "puffs.refuse._inodes"
+"""The compiled modules: the second one is for programs for pyfuse3 and llfuse."""
 PURE: Final = "PUFFS_PURE"
 """The environment variable that asks for the plain one. Empty or 0: it does not."""
 
 
-def module() -> ModuleType | None:
-    """The module of the compiled loop; None: the plain one serves."""
+def module(name: str = LOOP) -> ModuleType | None:
+    """The module of the compiled loop, or another compiled one; None: the plain one serves."""
     if unwanted() or not has_gil():
         return None
     try:
-        return import_module("puffs.attach.fuse._compiled")
+        return import_module(name)
     except ImportError:
         return None
 

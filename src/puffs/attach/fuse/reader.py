@@ -7,9 +7,11 @@ several threads serve, one for each.
 
 import errno
 import os
+import select
 from collections.abc import Callable, Container, Sequence
 from enum import Enum, auto
-from typing import Protocol
+from time import monotonic
+from typing import Any, Protocol
 
 from puffs.attach.fuse import compiled
 from puffs.attach.fuse.abi import IN_HEADER, Opcode
@@ -18,10 +20,10 @@ from puffs.attach.fuse.dispatch import Refusal, build, operation_name, wants_rep
 from puffs.attach.fuse.files import OpenFiles
 from puffs.attach.fuse.flow import DirectFlow, Flow
 from puffs.attach.fuse.gate import Gate, Phase
-from puffs.attach.fuse.handlers import CompiledHandlers, Serving
+from puffs.attach.fuse.handlers import CompiledHandlers, Handling, Serving
 from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.init import Negotiated
-from puffs.attach.fuse.replies import Replies
+from puffs.attach.fuse.replies import Answer, Replies
 from puffs.attach.fuse.writers import Writers
 from puffs.kernel.mount import Mount
 from puffs.server.errors import Absent
@@ -126,6 +128,7 @@ class Reader:
         """Requests that are held back, by their unique ids."""
         self._handlers: list[Handler] = []
         self._names_last = mount.names_last
+        self._patience: Any = None
         self._flow: Flow = DirectFlow()
         if stepper is not None:
             from puffs.attach.fuse.stepped_flow import SteppedFlow
@@ -217,7 +220,8 @@ class Reader:
     def _build(self, observer: Observer | None, gate: Gate | None) -> None:
         self.channel.write, self.channel.writev = os.write, os.writev
         wrap = observer.tap(self.channel, self._flags) if observer is not None else None
-        self._replies = Replies(self.channel, self.mount, self._files, self._flow)
+        answer = Answer if self._compiled is None else self._compiled.Answer
+        self._replies = Replies(self.channel, self.mount, self._files, self._flow, answer)
         handlers = build(
             Serving(
                 self.mount,
@@ -244,7 +248,10 @@ class Reader:
         if self._compiled is None:
             return {}
         handlers: CompiledHandlers = self._compiled.HANDLERS
-        return handlers if self._flow.asynchronous else handlers | self._compiled.DIRECT_HANDLERS
+        if not self._flow.asynchronous:
+            handlers = handlers | self._compiled.DIRECT_HANDLERS
+        server = self.mount.server
+        return handlers | server.compiled_handlers() if isinstance(server, Handling) else handlers
 
     def serve(self) -> None:
         """Serve until the connection ends."""
@@ -258,6 +265,29 @@ class Reader:
     def serve_until(self, enough: Sign) -> Read:
         """Serve one request, and further ones until it is enough; as `serve_one`."""
         return self._loop(enough)
+
+    def serve_for(self, seconds: float, patience_ms: int, enough: Sign) -> Read:
+        """Serve requests for so many seconds, or until it is enough.
+
+        `NOTHING` when none has come for `patience_ms` milliseconds or, compiled, up to twice as
+        long. For a descriptor that does not block.
+        """
+        if self._compiled is not None:
+            if patience_ms and self._patience is None:
+                self._patience = self._compiled.Patience(patience_ms)
+            patience = self._patience if patience_ms else None
+            outcome: Read | None = self._compiled.run(
+                self, self.channel, self._handlers, enough, int(seconds * 1e9), patience
+            )
+            return outcome or Read.SERVED
+        poller, end = select.poll(), monotonic() + seconds
+        poller.register(self.channel.fd, select.POLLIN)
+        while True:
+            outcome = self._loop(_ONE)
+            if outcome is Read.NOTHING and poller.poll(patience_ms):
+                continue
+            if outcome is not Read.SERVED or enough.now or monotonic() > end:
+                return outcome
 
     def _loop(self, enough: Sign | None, readv: ReadVector = os.readv) -> Read:
         channel, handlers = self.channel, self._handlers

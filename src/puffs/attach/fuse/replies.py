@@ -58,7 +58,7 @@ _DOTS: Final = frozenset((b".", b".."))
 _NO_ENTRY: Final = bytes(ENTRY_SIZE)
 """In a readdirplus: only the name is told, no node."""
 
-_TTL_MAX: Final = 1 << 31
+TTL_MAX: Final = 1 << 31
 """68 years: beyond it the kernel's own clock arithmetic ends."""
 
 _LIFETIMES_KEPT: Final = 64
@@ -101,8 +101,8 @@ def lifetime(seconds: float) -> tuple[int, int]:
     """Seconds as the protocol takes them: whole ones and nanoseconds."""
     if not seconds > 0:
         return 0, 0
-    if seconds >= _TTL_MAX:
-        return _TTL_MAX, 0
+    if seconds >= TTL_MAX:
+        return TTL_MAX, 0
     whole = int(seconds)
     return whole, int((seconds - whole) * 1e9)
 
@@ -140,7 +140,14 @@ class Replies:
     regained: Callable[[Any, int, int], None]
     above: Callable[[Any, int, Vnode], None]
 
-    def __init__(self, channel: Channel, mount: Mount, files: OpenFiles, flow: Flow) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        mount: Mount,
+        files: OpenFiles,
+        flow: Flow,
+        new_answer: "Callable[[Replies, VnodeTable, Vnode, int], Answer]",
+    ) -> None:
         server = mount.server
         self._channel = channel
         self._mount = mount
@@ -148,7 +155,8 @@ class Replies:
         self._flow = flow
         self._tracked = mount.tracks_opens
         asked = mount.args.flags
-        self._names_last = mount.names_last
+        self.names_last = mount.names_last
+        self._new_answer = new_answer
         self._known_lifetimes: dict[tuple[float | None, float | None], Lifetimes] = {}
         self.open_flags = uncached_open_flags if asked & KernelFlag.NOCACHE_PAGE else open_flags
         self.lifetimes = self._lifetimes(server.name_ttl, server.attr_ttl)
@@ -175,7 +183,7 @@ class Replies:
 
     def _lifetimes(self, name_ttl: float, attr_ttl: float) -> Lifetimes:
         lifetimes = Lifetimes.of(name_ttl, attr_ttl)
-        return lifetimes if self._names_last else lifetimes._replace(name=0, name_nsec=0)
+        return lifetimes if self.names_last else lifetimes._replace(name=0, name_nsec=0)
 
     def absent(self, unique: int, ttl: float) -> None:
         """A negative entry: the kernel remembers for `ttl` seconds that the name is not there."""
@@ -265,7 +273,7 @@ class Replies:
 
     def answer(self, parent: Vnode, room: int) -> "Answer":
         """An empty answer to READDIRPLUS of a directory, with room for so many bytes."""
-        return Answer(self, self._mount.vnodes, parent, room)
+        return self._new_answer(self, self._mount.vnodes, parent, room)
 
     def _build_plain(self) -> None:
         channel, then = self._channel, self._flow.then

@@ -14,16 +14,14 @@ at once where an operation waits, whose end may come through the loop.
 
 import errno
 import os
-import select
 from collections.abc import Callable, Coroutine
 from functools import partial
-from time import monotonic
 from types import CoroutineType
 from typing import Any, ClassVar, Final
 
 import trio
 
-from puffs.attach.fuse.reader import Read, Reader, Stop
+from puffs.attach.fuse.reader import Enough, Read, Reader, Stop
 from puffs.attach.fuse.session import Session
 from puffs.server.cred import Requester, requester
 from puffs.server.driver import Driver, new_driver, rest_of
@@ -45,14 +43,16 @@ class TrioStepper:
     """Steps coroutines inside the task that is running; one at a time may wait there.
 
     What else waits, of the same request, gets a task of its own from its beginning: a task can
-    yield for one of them only.
+    yield for one of them only. `enough` is set when one of either kind waits: the loop has to go
+    on.
     """
 
     kind: ClassVar[type] = CoroutineType
     copies: ClassVar[bool] = False
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, enough: Enough) -> None:
         self._nursery = nursery
+        self._enough = enough
         self._driver = new_driver()
         self._stepped: tuple[Driver, Any] | None = None
         self._unstepped: Coroutine[Any, Any, Any] | None = None
@@ -88,6 +88,7 @@ class TrioStepper:
     def adopt(self, who: Requester, done: Done) -> None:
         """Have what has just been stepped go on. See `Stepper`."""
         self.under_way += 1
+        self._enough.now = True
         if self._unstepped is not None:
             coroutine, self._unstepped = self._unstepped, None
             self._nursery.start_soon(self._run, coroutine, who, done, name="puffs operation")
@@ -140,16 +141,17 @@ class TrioStepper:
 class TrioServer:
     """Serves `session` in the running loop.
 
-    `check` is called after each request and may raise, which ends serving; so does `end`.
+    `check` is called now and then, soon after `look_up`, and may raise, which ends serving; so does
+    `end`.
     """
 
     def __init__(self, session: Session, check: Callable[[], None] = lambda: None) -> None:
         self._session = session
-        self._check = check
+        self._check_now = check
         self._turn = trio.Lock()
         self._tasks = 0
         self._ended = self._gone = False
-        self._poller = select.poll()
+        self._enough = Enough(False)
         self._nursery: trio.Nursery
         self._stepper: TrioStepper
         self._reader: Reader
@@ -161,12 +163,11 @@ class TrioServer:
         """
         session, mount = self._session, self._session.mount
         async with trio.open_nursery() as nursery:
-            self._nursery, self._stepper = nursery, TrioStepper(nursery)
+            self._nursery, self._stepper = nursery, TrioStepper(nursery, self._enough)
             session.serving_here()
             mount.finish = partial(aside, self._stepper)
             self._reader = session.reader(stepper=self._stepper)
             os.set_blocking(session.fileno(), False)
-            self._poller.register(session.fileno(), select.POLLIN)
             self._hire(min_tasks, max_tasks)
 
     async def close(self) -> None:
@@ -187,8 +188,19 @@ class TrioServer:
     def end(self) -> None:
         """Serve no more. On the thread of the loop."""
         if not self._ended:
-            self._ended = True
+            self._ended = self._enough.now = True
             trio.lowlevel.notify_closing(self._session.fileno())
+
+    def look_up(self) -> None:
+        """Call `check` after the request that is under way. On the thread of the loop."""
+        self._enough.now = True
+
+    def _check(self) -> None:
+        try:
+            self._check_now()
+        except BaseException:
+            self._ended = True  # once is enough
+            raise
 
     def _hire(self, min_tasks: int, max_tasks: int) -> None:
         self._tasks += 1
@@ -217,25 +229,23 @@ class TrioServer:
 
     async def _read(self) -> None:
         """Serve until an operation waits in this task, or there is no more to serve."""
-        reader, stepper, fd = self._reader, self._stepper, self._session.fileno()
-        poll, check = self._poller.poll, self._check
-        since = monotonic()
+        reader, stepper, enough = self._reader, self._stepper, self._enough
         while not self._ended:
-            if not poll(0 if stepper.under_way else PATIENCE_MS):
-                try:
-                    await trio.lowlevel.wait_readable(fd)
-                except trio.ClosedResourceError:
-                    return
-                since = monotonic()
-            elif monotonic() - since > SLICE:
-                await trio.lowlevel.checkpoint()
-                since = monotonic()
+            enough.now = False
             try:
-                self._gone = reader.serve_one() is Read.ENDED
+                read = reader.serve_for(SLICE, 0 if stepper.under_way else PATIENCE_MS, enough)
             except Stop:
+                read = Read.ENDED
+            if read is Read.ENDED:
                 self._gone = True
-            if self._gone:
                 self.end()
-            check()
-            if stepper.waits_here:
+            self._check()
+            if stepper.waits_here or self._ended:
+                return
+            if read is Read.SERVED:
+                await trio.lowlevel.checkpoint()
+                continue
+            try:
+                await trio.lowlevel.wait_readable(self._session.fileno())
+            except trio.ClosedResourceError:
                 return

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from puffs.attach.fuse import syscalls
+from puffs.refuse.inode_listing import ReaddirToken, readdir_reply
 from puffs.refuse.inode_mount import InodeMount
 from puffs.refuse.inode_values import (
     ENOATTR,
@@ -28,7 +29,7 @@ from puffs.refuse.inode_values import (
     listdir,
     setxattr,
 )
-from puffs.refuse.inodes import AsyncInodes, ReaddirToken
+from puffs.refuse.inodes import AsyncInodes
 from puffs.refuse.pyfuse3 import _serving
 from puffs.refuse.pyfuse3._pyfuse3 import (
     FileHandleT,
@@ -198,15 +199,6 @@ def _notify(notices: "queue.SimpleQueue[tuple[int, bytes, int, bool] | None]") -
 def notify_store(inode: int, offset: int, data: Buffer) -> None:
     """Have the kernel keep `data` as the contents of `inode` from `offset` on."""
     _mount().store(inode, offset, data)
-
-
-def readdir_reply(token: ReaddirToken, name: bytes, attr: EntryAttributes, next_id: int) -> bool:
-    """Report an entry of a directory, in a `readdir` handler.
-
-    False when there is no room for it: return then. True: it counts as a lookup, unless it is "."
-    or "..". `next_id` is where a later `readdir` is to begin after this entry.
-    """
-    return token.reply(name, attr, next_id)
 
 
 def syncfs(path: str) -> None:

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from puffs.refuse.inode_listing import ReaddirToken
 from puffs.refuse.inode_values import (
     EntryAttributes,
     FileInfo,
@@ -16,7 +17,6 @@ from puffs.refuse.inode_values import (
     SetattrFields,
     StatvfsData,
 )
-from puffs.refuse.inodes import ReaddirToken
 
 __version__ = "3.5.0"
 """The release of pyfuse3 whose API this is."""

@@ -52,6 +52,7 @@ class Served:
         if not mounted.session.start():
             return
         self._server = server = TrioServer(mounted.session, self._inodes.check)
+        self._inodes.ended = server.look_up
         mounted.session.ready()
         await server.serve(min_tasks, max_tasks)
         if server.unmounted:

@@ -7,6 +7,7 @@ family and returns them by opcode.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -57,3 +58,15 @@ Handlers = dict[Opcode, Handler]
 
 CompiledHandlers = dict[Opcode, Callable[[Serving, Handler], Handler]]
 """Compiled handlers by opcode: what makes each of the plain one that it takes the place of."""
+
+
+class Handling(ABC):
+    """A file server with compiled handlers of its own: derive from it.
+
+    They stand in front of the plain ones, as all compiled handlers do, and ask the file server past
+    its operations.
+    """
+
+    @abstractmethod
+    def compiled_handlers(self) -> CompiledHandlers:
+        """Its kinds of handlers, for where compiled ones can be used."""
