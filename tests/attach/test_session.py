@@ -15,6 +15,7 @@ import puffs
 from puffs.attach.fuse import abi
 from puffs.attach.fuse.abi import INIT_OUT, MESSAGES, Notify, Opcode
 from puffs.attach.fuse.options import MountOptions
+from puffs.kernel.attachment import LongNames
 from tests.attach.fake_kernel import (
     EVERY_FLAG,
     ROOT,
@@ -362,6 +363,29 @@ def test_names_that_no_listing_could_show_are_not_looked_up(length: int, code: i
     toy.refuse["lookup"] = FileNotFoundError(errno.ENOENT, "asked")
     with FakeKernel(toy) as kernel:
         assert kernel.ask(Opcode.LOOKUP, ROOT, b"n" * length).error == code
+
+
+class LongToy(Toy, LongNames):
+    pass
+
+
+def test_a_file_server_may_have_longer_names_than_linux() -> None:
+    names = ["n" * 1024, "\N{CJK UNIFIED IDEOGRAPH-65E5}" * 100]
+    toy = LongToy()
+    with FakeKernel(toy) as kernel:
+        for name in names:
+            kernel.entry(Opcode.MKNOD, ROOT, os.fsencode(name), mode=0o100644)
+            kernel.lookup(os.fsencode(name))
+        assert kernel.ask(Opcode.LOOKUP, ROOT, b"n" * 1025).error == errno.ENAMETOOLONG
+        for plus in False, True:
+            fh = kernel.open(ROOT, Opcode.OPENDIR)
+            listed = {os.fsdecode(entry.name) for entry in kernel.listing(ROOT, fh, plus=plus)}
+            assert set(names) < listed
+    with puffs.local(LongToy()) as vfs:
+        for name in names:
+            vfs.write_bytes(f"/{name}", b"text")
+            assert vfs.read_bytes(f"/{name}") == b"text"
+        assert set(names) < set(vfs.listdir("/"))
 
 
 @pytest.mark.statement("2.9")

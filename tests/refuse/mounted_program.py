@@ -51,6 +51,15 @@ class Files:
         return name
 
 
+class Long(Files):
+    """Names as archives of other systems have them."""
+
+    names = ("n" * 1024, "\N{CJK UNIFIED IDEOGRAPH-65E5}" * 100)
+
+    def text_of(self, name: str) -> str:
+        return "text"
+
+
 class Context(Files):
     """Its file tells who reads it."""
 

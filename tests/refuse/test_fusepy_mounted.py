@@ -138,6 +138,16 @@ def test_what_is_called_as_an_operation_and_is_no_function_is_none(
     assert (mnt / "file").read_bytes() == b"text"
 
 
+def test_names_may_be_as_long_as_on_libfuse(start: Start, api: str, mnt: Path) -> None:
+    start(api, "Long")
+    names = os.listdir(mnt)
+    assert sorted(len(os.fsencode(name)) for name in names) == [300, 1024]
+    for name in names:
+        assert (mnt / name).read_bytes() == b"text"
+    with pytest.raises(OSError, match="too long"):
+        (mnt / ("n" * 1025)).stat()
+
+
 _IOWR_4_BYTES = 3 << 30 | 4 << 16 | ord("p") << 8 | 1
 _IO = ord("p") << 8 | 2
 

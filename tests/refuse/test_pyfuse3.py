@@ -325,6 +325,17 @@ def test_big_directories_and_positions(serve: Serve) -> None:
     assert served.unmount()["left"] == {}
 
 
+def test_names_may_be_as_long_as_on_libfuse(serve: Serve) -> None:
+    served = serve()
+    names = {"n" * 1024, "\N{CJK UNIFIED IDEOGRAPH-65E5}" * 100}
+    for name in names:
+        (served / name).write_bytes(b"text")
+    assert set(os.listdir(served.path)) == names
+    os.rename(served / ("n" * 1024), served / ("m" * 1024))
+    assert (served / ("m" * 1024)).read_bytes() == b"text"
+    assert served.unmount()["left"] == {}
+
+
 @pytest.mark.loops
 def test_a_number_may_come_again_before_it_is_forgotten(serve: Serve) -> None:
     served = serve()

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from puffs.kernel.flush import HostCache
 from puffs.server.operations import Operations
@@ -175,6 +175,16 @@ class Filling(ABC):
         In place of `readdir`, and may be a coroutine as that. The entries "." and ".." are up to
         it. A host is then told of nodes in every listing, and not only where that seems useful.
         """
+
+
+class LongNames:
+    """A file server whose names may be longer than what Linux itself has: derive from it.
+
+    Archives and other systems have such names: 255 characters, which are not 255 bytes.
+    """
+
+    namemax: ClassVar[int] = 1024
+    """The longest, in bytes: the longest that Linux takes from a file server. [FUSE_NAME_MAX]"""
 
 
 def made(fs: Servable | Callable[[], Servable]) -> Servable:

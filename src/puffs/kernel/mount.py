@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from puffs.kernel import police
 from puffs.kernel.args import KernelFlag, MountArgs
 from puffs.kernel.attachment import Attachment as Attachment
-from puffs.kernel.attachment import Counting, Filling
+from puffs.kernel.attachment import Counting, Filling, LongNames
 from puffs.kernel.attachment import Servable as Servable
 from puffs.kernel.attachment import made as made
 from puffs.kernel.attachment import name_of as name_of
@@ -120,6 +120,8 @@ class Mount(Messages, Flushing):
         """The file server again, if it counts lookups for itself."""
         self.filling = server if isinstance(server, Filling) else None
         """The same if it fills listings itself."""
+        self.namemax = server.namemax if isinstance(server, LongNames) else police.NAME_MAX
+        """The longest name that hosts are shown and may ask for, in bytes."""
         self.vnodes = VnodeTable(
             generation=secrets.randbits(32),
             fileid=self.ops.get("fileid"),

@@ -149,14 +149,14 @@ def target(reply: object, cookie: Cookie) -> bytes:
     return text
 
 
-def filename(name: object, operation: str, cookie: Cookie) -> bytes:
-    """A name in a directory: `str`, not empty, at most 255 bytes, without "/" and NUL."""
+def filename(name: object, operation: str, cookie: Cookie, longest: int = NAME_MAX) -> bytes:
+    """A name in a directory: `str`, not empty, at most `longest` bytes, without "/" and NUL."""
     if not isinstance(name, str):
         raise ProtocolFault(
             "READDIR", f"{operation} gave the name {name!r}, which is not str", node=cookie
         )
     raw = os.fsencode(name)
-    if len(raw) > NAME_MAX:
+    if len(raw) > longest:
         raise ProtocolFault(
             "READDIR",
             f"{operation} gave a name of {len(raw)} bytes: {name[:40]!r}...",

@@ -56,7 +56,7 @@ class Vnops(DataOperations):
         if name == ".":
             adopt = partial(self._vnodes.adopt, dir.cookie, held=True)
             return self._with_attr(self._do(adopt), None)
-        return self._found("lookup", dir, _name(name), self._cred)
+        return self._found("lookup", dir, self._name(name), self._cred)
 
     @vop
     def forget(self, vnode: Vnode, lookups: int = 1) -> None:
@@ -93,7 +93,7 @@ class Vnops(DataOperations):
             node, opened, is_open = police.created(reply)
             return *self._enter("create", dir, node, new=True), opened, is_open
 
-        args = dir.cookie, _name(name), self._new(S_IFREG, mode), flags, self._cred
+        args = dir.cookie, self._name(name), self._new(S_IFREG, mode), flags, self._cred
         vnode, known, opened, is_open = self._do(self._op("create"), *args, then=enter)
         try:
             if not is_open:
@@ -131,12 +131,12 @@ class Vnops(DataOperations):
             raise error(errno.ENAMETOOLONG)
         attr = self._new(S_IFLNK, 0o777)
         attr.size = size
-        return self._found("symlink", dir, _name(name), target, attr, self._cred, new=True)
+        return self._found("symlink", dir, self._name(name), target, attr, self._cred, new=True)
 
     @vop
     def link(self, vnode: Vnode, dir: Vnode, name: str) -> None:
         """Give `vnode` the further name `name` in `dir`. Its time of change is noted (N10)."""
-        self._ask("link", vnode.cookie, dir.cookie, _name(name), self._cred)
+        self._ask("link", vnode.cookie, dir.cookie, self._name(name), self._cred)
         if vnode.pages is not None:
             with vnode.pages as pages:
                 pages.note_changed(self.mount.clock())
@@ -144,17 +144,17 @@ class Vnops(DataOperations):
     @vop
     def remove(self, dir: Vnode, name: str) -> None:
         """Take the name of a file that is no directory away."""
-        self._ask("remove", dir.cookie, _name(name), self._cred)
+        self._ask("remove", dir.cookie, self._name(name), self._cred)
 
     @vop
     def rmdir(self, dir: Vnode, name: str) -> None:
         """Take an empty directory away."""
-        self._ask("rmdir", dir.cookie, _name(name), self._cred)
+        self._ask("rmdir", dir.cookie, self._name(name), self._cred)
 
     @vop
     def rename(self, dir: Vnode, name: str, newdir: Vnode, newname: str, flags: int = 0) -> None:
         """Move a name; `flags` as renameat2(2) has them."""
-        names = dir.cookie, _name(name), newdir.cookie, _name(newname)
+        names = dir.cookie, self._name(name), newdir.cookie, self._name(newname)
         self._ask("rename", *names, flags, self._cred)
 
     # ----------------------------------------------------------------------------------- attributes
@@ -256,7 +256,7 @@ class Vnops(DataOperations):
                 # The one beyond is taken too, and so kept at hand for the next time.
                 if len(taken) == count:
                     break
-                police.filename(entry.name, "readdir", listing.cookie)
+                police.filename(entry.name, "readdir", listing.cookie, self.mount.namemax)
                 taken.append((position, entry))
             return taken
 
@@ -289,7 +289,7 @@ class Vnops(DataOperations):
         return self.mount.new_attr(kind | S_IMODE(mode), self._cred)
 
     def _made(self, operation: str, dir: Vnode, name: str, attr: Attr) -> Found:
-        return self._found(operation, dir, _name(name), attr, self._cred, new=True)
+        return self._found(operation, dir, self._name(name), attr, self._cred, new=True)
 
     def _found(self, operation: str, dir: Vnode, *args: Any, new: bool = False) -> Found:
         """Ask for an operation that gives a node. It is counted where the operation has run, before
@@ -304,16 +304,15 @@ class Vnops(DataOperations):
         cookie, attr, _ = police.node(reply, dir, operation)
         return self._vnodes.adopt(cookie, new=new, held=True), attr
 
+    def _name(self, name: str) -> str:
+        """A name as it may be given to a file server."""
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise error(errno.EINVAL)
+        if len(os.fsencode(name)) > self.mount.namemax:
+            raise error(errno.ENAMETOOLONG)
+        return name
+
 
 def _listed(listing: OpenDirectory) -> Any:
     """What the file server lists; as a coroutine, if it has to be waited for."""
     return listed(listing.ask())
-
-
-def _name(name: str) -> str:
-    """A name as it may be given to a file server."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        raise error(errno.EINVAL)
-    if len(os.fsencode(name)) > police.NAME_MAX:
-        raise error(errno.ENAMETOOLONG)
-    return name

@@ -55,7 +55,7 @@ from puffs.attach.fuse.abi import (
     FUSE_WRITE_KILL_SUIDGID,
     Opcode,
 )
-from puffs.attach.fuse.handlers.names import LONGEST, OF_CREATE
+from puffs.attach.fuse.handlers.names import OF_CREATE, longest_lookup
 from puffs.attach.fuse.replies import TTL_MAX
 from puffs.kernel.police import TYPES
 from puffs.refuse.inode_plain import NO_FH, TIMEOUT, FUSEError, Outcome, State
@@ -103,7 +103,6 @@ cdef uint32_t KILL_SUIDGID = FUSE_WRITE_KILL_SUIDGID
 cdef uint32_t DIRECT_IO = FOPEN_DIRECT_IO, KEEP_CACHE = FOPEN_KEEP_CACHE
 cdef uint32_t NONSEEKABLE = FOPEN_NONSEEKABLE
 cdef uint32_t OF_CREATE_FLAGS = OF_CREATE
-cdef Py_ssize_t LONGEST_LOOKUP = LONGEST
 cdef double LONGEST_TIME = TTL_MAX
 
 
@@ -418,9 +417,15 @@ cdef class Entering(Asking):
 
 
 cdef class Lookup(Entering):
+    cdef Py_ssize_t longest
+
+    def __init__(self, serving, *rest):
+        super().__init__(serving, *rest)
+        self.longest = longest_lookup(serving.mount)
+
     cdef int serve(self, Py_ssize_t length) except -1:
         name = self.raw_name(length)
-        if length > LONGEST_LOOKUP or name == b"." or name == b"..":
+        if length > self.longest or name == b"." or name == b"..":
             return self.hand_over(length)
         parent = self.nodes[self.channel.now.nodeid]
         if not self.ask((parent.cookie, name, self.context()), length):

@@ -22,7 +22,7 @@ from puffs.attach.fuse import compiled
 from puffs.attach.fuse.channel import Handler as Serve
 from puffs.attach.fuse.dispatch import Refusal
 from puffs.attach.fuse.handlers import CompiledHandlers, Handling, Serving
-from puffs.kernel.attachment import Counting, Filling, Listing
+from puffs.kernel.attachment import Counting, Filling, Listing, LongNames
 from puffs.kernel.mount import Mount
 from puffs.refuse.inode_listing import token_of
 from puffs.refuse.inode_plain import NO_FH, Outcome
@@ -68,7 +68,7 @@ Step = tuple[str, tuple[Any, ...]]
 """A handler by name, and what it is given."""
 
 
-class Inodes(Counting, Handling):
+class Inodes(Counting, Handling, LongNames):
     """A puffs file server made of `program`, an object with the handlers of either library.
 
     `base` is the library's own `Operations`: what is not overridden there is not implemented.

@@ -8,6 +8,7 @@ open files that lose their names. The operations are in `path_names`, `path_file
 
 from stat import S_IFDIR
 
+from puffs.kernel.attachment import LongNames
 from puffs.kernel.mount import Mount
 from puffs.refuse import devices
 from puffs.refuse.calls import Dialect, Method
@@ -22,7 +23,7 @@ from puffs.server.path_mount import PathMount
 from puffs.server.path_nodes import adapted
 
 
-class PathServer:
+class PathServer(LongNames):
     """A file server that asks `operations`, an object as fusepy and mfusepy take them.
 
     `failures` tells what has ended it. It can be mounted once.

@@ -163,7 +163,7 @@ cdef class Answer:
     cdef object adopt, forget, replies, parent, message
     cdef list told_of
     cdef readonly bint names_last
-    cdef size_t room, used
+    cdef size_t longest, room, used
 
     cdef bint put(self, bytes name, object node, EntryOut *out, uint64_t next) except -1
 

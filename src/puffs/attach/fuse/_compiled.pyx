@@ -42,9 +42,9 @@ from puffs.attach.fuse.abi import (
 from puffs.attach.fuse.channel import Channel
 from puffs.attach.fuse.files import NO_FH, unwrap
 from puffs.attach.fuse.handlers.data import BufferKept
-from puffs.attach.fuse.handlers.names import LONGEST, OF_CREATE
+from puffs.attach.fuse.handlers.names import OF_CREATE, longest_lookup
 from puffs.attach.fuse.replies import UNKNOWN_INO
-from puffs.kernel.police import NAME_MAX, TYPES, attributes, created, filename
+from puffs.kernel.police import TYPES, attributes, created, filename
 from puffs.server.attr import TYPE_BYTE, Attr, Changes
 from puffs.server.types import Entry
 
@@ -112,8 +112,6 @@ cdef uint32_t PLAIN_CHANGES = (
     MODE | UID | GID | SIZE | ATIME | ATIME_NOW | MTIME | MTIME_NOW | OF_NO_CHANGE
 )
 cdef uint32_t OF_CREATE_FLAGS = OF_CREATE
-cdef Py_ssize_t LONGEST_LOOKUP = LONGEST
-cdef size_t LONGEST_NAME = NAME_MAX
 cdef uint64_t NO_INO = UNKNOWN_INO
 cdef int TYPE_AT = TYPE_BYTE
 cdef uint32_t KNOWN_TYPES = sum(1 << kind for kind in TYPES)
@@ -372,15 +370,17 @@ cdef class Entering(Handler):
 
 cdef class Lookup(Entering):
     cdef object operation, then
+    cdef Py_ssize_t longest
 
     def __init__(self, serving, plain):
         super().__init__(serving, plain)
         self.operation, self.then = serving.mount.ops["lookup"], serving.reply.found
+        self.longest = longest_lookup(serving.mount)
 
     cdef int serve(self, Py_ssize_t length) except -1:
         cdef EntryReply reply
         name = self.name(length)
-        if length > LONGEST_LOOKUP or name == "." or name == "..":
+        if length > self.longest or name == "." or name == "..":
             return self.hand_over(length)
         unique, parent = self.channel.now.unique, self.nodes[self.channel.now.nodeid]
         above = parent.cookie
@@ -674,10 +674,11 @@ cdef class Flush(Ending):
 
 
 cdef class Readdirplus(Entering):
-    cdef object directory_of, plus
+    cdef object directory_of, plus, namemax
 
     def __init__(self, serving, plain):
         super().__init__(serving, plain)
+        self.namemax = serving.mount.namemax
         self.directory_of, self.plus = serving.files.directory, serving.reply.plus
 
     cdef int serve(self, Py_ssize_t length) except -1:
@@ -691,7 +692,7 @@ cdef class Readdirplus(Entering):
         told_of, told = [], False
         try:
             for position, entry in directory.entries(asked.offset):
-                name = filename(entry.name, "readdir", cookie)
+                name = filename(entry.name, "readdir", cookie, self.namemax)
                 size = padded(sizeof(EntryOut) + sizeof(Dirent) + PyBytes_GET_SIZE(name))
                 if used + size > sizeof(OutHeader) + room:
                     break
@@ -729,7 +730,7 @@ cdef class Answer:
     def __init__(self, replies, vnodes, parent, room):
         self.adopt, self.forget = vnodes.adopt, vnodes.forget
         self.replies, self.parent, self.told_of = replies, parent, []
-        self.names_last = replies.names_last
+        self.names_last, self.longest = replies.names_last, replies.namemax
         self.message = bytearray(room)
         self.room, self.used = room, 0
 
@@ -764,10 +765,10 @@ cdef class Answer:
             dirent.ino = out.ino
         else:
             text = PyUnicode_DecodeUTF8(characters, length, b"surrogateescape")
-            if not 0 < length <= LONGEST_NAME or memchr(characters, b"/", length) or memchr(
+            if not 0 < length <= self.longest or memchr(characters, b"/", length) or memchr(
                 characters, 0, length
             ):
-                filename(text, "readdir", self.parent.cookie)
+                filename(text, "readdir", self.parent.cookie, self.longest)
             vnode = self.adopt(node, self.parent, text)
             self.told_of.append(vnode)
             enter(vnode, out)

@@ -156,6 +156,7 @@ class Replies:
         self._tracked = mount.tracks_opens
         asked = mount.args.flags
         self.names_last = mount.names_last
+        self.namemax = mount.namemax
         self._new_answer = new_answer
         self._known_lifetimes: dict[tuple[float | None, float | None], Lifetimes] = {}
         self.open_flags = uncached_open_flags if asked & KernelFlag.NOCACHE_PAGE else open_flags
@@ -483,11 +484,12 @@ class Replies:
 class Answer:
     """What READDIRPLUS is answered with, `parts`, where the file server fills it (`Listing`)."""
 
-    __slots__ = ("_parent", "_replies", "_room", "_told_of", "_vnodes", "parts")
+    __slots__ = ("_namemax", "_parent", "_replies", "_room", "_told_of", "_vnodes", "parts")
 
     def __init__(self, replies: Replies, vnodes: VnodeTable, parent: Vnode, room: int) -> None:
         self.parts: list[bytes] = []
         self._replies = replies
+        self._namemax = replies.namemax
         self._vnodes = vnodes
         self._parent = parent
         self._room = room
@@ -508,8 +510,8 @@ class Answer:
             head = _NO_ENTRY
         else:
             text = str(name, "utf-8", "surrogateescape")
-            if not 0 < len(name) <= police.NAME_MAX or "/" in text or "\0" in text:
-                police.filename(text, "readdir", self._parent.cookie)
+            if not 0 < len(name) <= self._namemax or "/" in text or "\0" in text:
+                police.filename(text, "readdir", self._parent.cookie, self._namemax)
             vnode = self._vnodes.adopt(entry.node, self._parent, text)
             self._told_of.append(vnode)
             head = pack_entry(vnode, attr, self._replies.lifetimes_of(entry))

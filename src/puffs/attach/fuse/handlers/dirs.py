@@ -76,7 +76,7 @@ def _opens(serving: Serving) -> Handlers:
 def _reads(serving: Serving) -> Handlers:
     channel, files, vnodes = serving.channel, serving.files, serving.mount.vnodes
     buffer, nodes, reply = channel.buffer, vnodes.by_nodeid, serving.reply
-    later = serving.flow.asynchronous
+    later, namemax = serving.flow.asynchronous, serving.mount.namemax
 
     def readdir(unique: int, _nodeid: int, _length: int) -> Steps:
         fh, offset, room, *_ = READ_IN.struct.unpack_from(buffer, BODY)
@@ -86,7 +86,7 @@ def _reads(serving: Serving) -> Handlers:
         parts: list[bytes] = []
         used = 0
         for position, entry in directory.entries(offset, given=later):
-            name = police.filename(entry.name, "readdir", directory.cookie)
+            name = police.filename(entry.name, "readdir", directory.cookie, namemax)
             if used + dirent_size(len(name)) > room:
                 break
             parts.append(pack_dirent(entry.ino or UNKNOWN_INO, position, name, entry.type >> 12))
@@ -104,7 +104,7 @@ def _reads(serving: Serving) -> Handlers:
         delivered = False
         try:
             for position, entry in directory.entries(offset, given=later):
-                name = police.filename(entry.name, "readdir", directory.cookie)
+                name = police.filename(entry.name, "readdir", directory.cookie, namemax)
                 size = direntplus_size(len(name))
                 if used + size > room:
                     break

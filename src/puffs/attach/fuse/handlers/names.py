@@ -23,20 +23,22 @@ from puffs.attach.fuse.abi import (
 from puffs.attach.fuse.channel import BODY
 from puffs.attach.fuse.flow import Steps
 from puffs.attach.fuse.handlers import Handlers, Serving
-from puffs.kernel.police import NAME_MAX
+from puffs.kernel.mount import Mount
 from puffs.kernel.vnode import OWN_IDS, ROOT_ID
 from puffs.server.types import Entry
 
 _DOTS: Final = frozenset((".", ".."))
 
-LONGEST: Final = BODY + NAME_MAX + 1
-"""The length of a LOOKUP with the longest name and its NUL. Linux would take 1024 bytes from a file
-server, and looks up every name before it asks for anything else to be done with it.
-"""
-
 OF_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_NOCTTY
 OF_TMPFILE: Final = os.O_TMPFILE & ~os.O_DIRECTORY
 """Flags that have done their work when the file server is asked to make a file."""
+
+
+def longest_lookup(mount: Mount) -> int:
+    """The length of a LOOKUP with the longest name and its NUL. Linux may ask for longer names, and
+    looks up every name before it asks for anything else to be done with it.
+    """
+    return BODY + mount.namemax + 1
 
 
 def split_names(body: bytes, count: int) -> list[str]:
@@ -67,10 +69,11 @@ def _lookups(serving: Serving) -> Handlers:
     unpack_forget = FORGET_IN.struct.unpack_from
     unpack_batch = BATCH_FORGET_IN.struct.unpack_from
     iter_forgets = FORGET_ONE.struct.iter_unpack
+    longest = longest_lookup(serving.mount)
     forgets_at, dots_end = BODY + BATCH_FORGET_IN.size, BODY + len("..\0") + 1
 
     def lookup(unique: int, nodeid: int, length: int) -> None:
-        if length > LONGEST:
+        if length > longest:
             raise OSError(ENAMETOOLONG, os.strerror(ENAMETOOLONG))
         name = str(view[BODY : length - 1], "utf-8", "surrogateescape")
         if length < dots_end and name in _DOTS:
