@@ -19,6 +19,8 @@ WAITS = b"waits"
 """A file of this name takes long to be opened."""
 BREAKS = b"breaks"
 """Looking for this name is a mistake in the program."""
+IMPOSSIBLE = b"impossible"
+"""A file of this name has a size below 0."""
 
 
 class Node:
@@ -87,6 +89,8 @@ class Memory(pyfuse3.Operations):
             node.ctime,
         )
         entry.entry_timeout = entry.attr_timeout = self.timeout
+        if self.nodes[node.parent].names.get(IMPOSSIBLE) == inode:
+            entry.st_size = -28
         return entry
 
     def tell(self, inode: int) -> pyfuse3.EntryAttributes:

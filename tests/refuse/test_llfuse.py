@@ -143,16 +143,16 @@ def test_fractions_are_cut_off() -> None:
 
 
 def test_numbers_that_do_not_fit_are_refused() -> None:
-    def told(size: int) -> None:
+    def told(uid: int) -> None:
         entry = llfuse.EntryAttributes()
         entry.st_mode = stat.S_IFREG
-        entry.st_size = size
+        entry.st_uid = uid
         attributes(entry)
 
-    told(2**64 - 1)
-    for size in (-1, 2**64):
+    told(2**32 - 1)
+    for uid in (-1, 2**32):
         with pytest.raises((struct.error, OverflowError)):  # compiled, the latter, and sooner
-            told(size)
+            told(uid)
 
 
 def test_the_lock_goes_to_who_has_waited() -> None:

@@ -437,6 +437,17 @@ def test_no_more_tasks_than_asked_for(serve: Serve) -> None:
 
 
 @pytest.mark.loops
+def test_a_size_below_0_is_the_mistake_of_one_file(serve: Serve) -> None:
+    served = serve()
+    (served / "file").touch()
+    fails(errno.EIO, (served / "impossible").touch)
+    assert sorted(os.listdir(served.path)) == ["file", "impossible"]
+    fails(errno.EIO, os.stat, served / "impossible")
+    assert (served / "file").stat().st_size == 0
+    assert served.unmount()["how"] == "returned"
+
+
+@pytest.mark.loops
 def test_a_mistake_ends_main(serve: Serve) -> None:
     served = serve()
     fails(errno.EIO, os.stat, served / "breaks")

@@ -132,10 +132,11 @@ cdef class EntryAttributes:
         "st_uid",
     )
 
-    cdef public uint64_t st_ino, generation, st_size, st_blocks, st_rdev
+    cdef public uint64_t st_ino, generation, st_rdev
+    cdef public int64_t st_size, st_blocks, st_blksize
     cdef public double entry_timeout, attr_timeout
     cdef public object st_atime_ns, st_ctime_ns, st_mtime_ns, st_birthtime_ns
-    cdef public uint32_t st_mode, st_nlink, st_uid, st_gid, st_blksize
+    cdef public uint32_t st_mode, st_nlink, st_uid, st_gid
 
     def __cinit__(self):
         self.entry_timeout = self.attr_timeout = TIMEOUT
@@ -171,11 +172,11 @@ cdef int tell_attributes(EntryAttributes entry, unsigned char *at) except -1:
     tell_time(entry.st_atime_ns, &wire.atime, &wire.atimensec)
     tell_time(entry.st_mtime_ns, &wire.mtime, &wire.mtimensec)
     tell_time(entry.st_ctime_ns, &wire.ctime, &wire.ctimensec)
-    wire.size, wire.blocks, wire.mode, wire.nlink = (
-        entry.st_size, entry.st_blocks, entry.st_mode, entry.st_nlink
-    )
+    # A size below 0 is a mistake of the program that the kernel tells of, for this file alone.
+    wire.size, wire.blocks = <uint64_t> entry.st_size, <uint64_t> entry.st_blocks
+    wire.mode, wire.nlink = entry.st_mode, entry.st_nlink
     wire.uid, wire.gid, wire.rdev = entry.st_uid, entry.st_gid, <uint32_t> entry.st_rdev
-    wire.blksize, wire.flags = entry.st_blksize, 0
+    wire.blksize, wire.flags = <uint32_t> entry.st_blksize, 0
     memcpy(at, &wire, WIRE_SIZE)
     return 0
 

@@ -49,6 +49,7 @@ ROOT_INODE: Final = 1
 
 _NS: Final = 1_000_000_000
 _UINT32: Final = 0xFFFFFFFF
+_UINT64: Final = 0xFFFFFFFFFFFFFFFF
 
 _pack = Struct("=QQqqqIIIIIIIIII").pack
 _new_attr = TimedAttr.__new__
@@ -70,11 +71,12 @@ def attributes(entry: object) -> TimedAttr:
     mtime, mtime_part = divmod(entry.st_mtime_ns, _NS)
     ctime, ctime_part = divmod(entry.st_ctime_ns, _NS)
     attr = _new_attr(TimedAttr)  # past `__init__`, which would do this a second time
+    # A size below 0 is a mistake of the program that the kernel tells of, for this file alone.
     try:
         attr.wire = bytearray(
             _pack(
-                entry.st_size,
-                entry.st_blocks,
+                entry.st_size & _UINT64,
+                entry.st_blocks & _UINT64,
                 atime,
                 mtime,
                 ctime,
@@ -86,7 +88,7 @@ def attributes(entry: object) -> TimedAttr:
                 entry.st_uid,
                 entry.st_gid,
                 entry.st_rdev & _UINT32,
-                entry.st_blksize,
+                entry.st_blksize & _UINT32,
                 0,
             )
         )
