@@ -687,6 +687,13 @@ def test_extended_attributes(api: Api) -> None:
         assert code_of(vfs.getxattr, "/", "user.a") == errno.ENODATA
 
 
+def test_no_text_for_an_extended_attribute_is_an_empty_one(api: Api, shelf: Shelf) -> None:
+    vars(shelf)["getxattr"] = lambda path, name, position=0: "" if name == "user.a" else None
+    with used(api, shelf) as vfs:
+        assert vfs.getxattr("/", "user.a") == b""
+        assert code_of(vfs.getxattr, "/", "user.b") == errno.EPROTO
+
+
 def test_renames_with_flags_are_refused(api: Api, shelf: Shelf) -> None:
     """Neither library can tell the program of them, and an exchange is no plain rename."""
     operations = served(api, shelf).operations()

@@ -144,6 +144,21 @@ def _seconds(ns: int) -> float:
     return ns // _NS + ns % _NS / 1e9
 
 
+def _getxattr(program: Program) -> Method | None:
+    """Many a program returns "" for an attribute that is not there, as an example of fusepy does:
+    an empty one.
+    """
+    ask = program.calls.result("getxattr")
+    if ask is None:
+        return None
+
+    def getxattr(path: str, name: str) -> Any:
+        value = ask(path, name)
+        return b"" if isinstance(value, str) and not value else value
+
+    return getxattr
+
+
 def _listxattr(program: Program) -> Method | None:
     ask = program.calls.result("listxattr")
     return None if ask is None else lambda path: ask(path) or ()
@@ -161,7 +176,7 @@ NAMES: Final[dict[str, Callable[[Program], Method | None]]] = {
     "readlink": lambda program: program.calls.result("readlink") or absent,
     "setattr": _setattr,
     "access": lambda program: program.calls.status("access", given=2),
-    "getxattr": lambda program: program.calls.result("getxattr"),
+    "getxattr": _getxattr,
     "setxattr": lambda program: program.calls.status("setxattr"),
     "listxattr": _listxattr,
     "removexattr": lambda program: program.calls.status("removexattr"),
