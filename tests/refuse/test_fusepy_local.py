@@ -687,6 +687,23 @@ def test_extended_attributes(api: Api) -> None:
         assert code_of(vfs.getxattr, "/", "user.a") == errno.ENODATA
 
 
+@pytest.mark.parametrize("told", [os.statvfs("/"), {"f_bfree": 1.5}, None, "nonsense"])
+def test_what_statfs_may_not_tell_is_the_mistake_of_the_program(
+    api: Api, shelf: Shelf, told: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    vars(shelf)["statfs"] = lambda path: told
+    with used(api, shelf) as vfs:
+        assert code_of(vfs.statvfs, "/") == EINVAL
+    assert "operation statfs failed" in caplog.text
+
+
+def test_sizes_below_0_are_as_in_c(api: Api, shelf: Shelf) -> None:
+    vars(shelf)["statfs"] = lambda path: {"f_bsize": 512, "f_bfree": -1, "f_blocks": 10}
+    with used(api, shelf) as vfs:
+        told = vfs.statvfs("/")
+    assert (told.f_frsize, told.f_blocks, told.f_bfree) == (512, 10, 2**64 - 1)
+
+
 def test_no_text_for_an_extended_attribute_is_an_empty_one(api: Api, shelf: Shelf) -> None:
     vars(shelf)["getxattr"] = lambda path, name, position=0: "" if name == "user.a" else None
     with used(api, shelf) as vfs:

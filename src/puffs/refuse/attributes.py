@@ -12,6 +12,8 @@ from puffs.refuse.settings import Shown
 from puffs.server.attr import WIRE, Attr, StatVfs
 
 _NS: Final = 1_000_000_000
+_UINT32: Final = (1 << 32) - 1
+_UINT64: Final = (1 << 64) - 1
 _pack = WIRE.pack
 _new = Attr.__new__
 _TYPES: Final = frozenset((1, 2, 4, 6, 8, 10, 12))
@@ -136,17 +138,22 @@ def _shown_as(shown: Shown, attr_of: Callable[[Told], Attr], told: Told) -> Attr
 def sizes(told: Told) -> StatVfs:
     """What `statfs` tells of the file system, named as statvfs(3) names it: what is not there is 0.
 
-    `f_frsize` without which there are no units is then `f_bsize`.
+    `f_frsize` without which there are no units is then `f_bsize`. Numbers are taken as in C, and
+    what is none raises `TypeError`.
     """
-    get = told.get
+
+    def told_of(name: str, mask: int = _UINT64) -> int:
+        value: int = told.get(name, 0) & mask
+        return value
+
     return StatVfs(
-        bsize=get("f_bsize", 0),
-        frsize=get("f_frsize", 0) or get("f_bsize", 0),
-        blocks=get("f_blocks", 0),
-        bfree=get("f_bfree", 0),
-        bavail=get("f_bavail", 0),
-        files=get("f_files", 0),
-        ffree=get("f_ffree", 0),
-        favail=get("f_favail", 0),
-        namemax=get("f_namemax", 0),
+        bsize=told_of("f_bsize", _UINT32),
+        frsize=told_of("f_frsize", _UINT32) or told_of("f_bsize", _UINT32),
+        blocks=told_of("f_blocks"),
+        bfree=told_of("f_bfree"),
+        bavail=told_of("f_bavail"),
+        files=told_of("f_files"),
+        ffree=told_of("f_ffree"),
+        favail=told_of("f_favail"),
+        namemax=told_of("f_namemax", _UINT32),
     )

@@ -20,12 +20,15 @@ _NS: Final = 1_000_000_000
 
 
 def _statvfs(program: Program) -> Method | None:
-    statfs = program.calls.result("statfs")
+    statfs = program.calls.find("statfs")
     if statfs is None:
         return None
 
     def statvfs() -> StatVfs:
-        return sizes(statfs("/"))
+        try:
+            return sizes(statfs("/"))
+        except BaseException as exc:
+            raise program.failures.of("statfs", exc) from None
 
     return statvfs
 
