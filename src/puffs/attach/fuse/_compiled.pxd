@@ -157,6 +157,7 @@ cdef class Handler:
     cdef bint send(self, void *message, size_t size, uint64_t unique) except -1
     cdef bint send_data(self, void *data, size_t size, bint quick, uint64_t unique) except -1
     cdef bint written(self, ssize_t done, uint64_t unique) except -1
+    cdef bint answer(self, int code, uint64_t unique) except -1
 
 
 cdef class Answer:

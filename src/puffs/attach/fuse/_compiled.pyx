@@ -15,10 +15,10 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.errno cimport EAGAIN, ECONNABORTED, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, ENOENT, ENOSYS, errno
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from posix.stat cimport S_IFREG
+from posix.stat cimport S_IFDIR, S_IFREG
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import os
@@ -36,17 +36,20 @@ from puffs.attach.fuse.abi import (
     FATTR_UID,
     FOPEN_DIRECT_IO,
     FUSE_GETATTR_FH,
+    FUSE_WRITEBACK_CACHE,
     FUSE_WRITE_KILL_SUIDGID,
     Opcode,
 )
 from puffs.attach.fuse.channel import Channel
-from puffs.attach.fuse.files import NO_FH, unwrap
+from puffs.attach.fuse.dispatch import Refusal
+from puffs.attach.fuse.files import NO_FH
 from puffs.attach.fuse.handlers.data import BufferKept
 from puffs.attach.fuse.handlers.names import OF_CREATE, longest_lookup
 from puffs.attach.fuse.replies import UNKNOWN_INO
 from puffs.kernel.police import TYPES, attributes, created, filename
 from puffs.server.attr import TYPE_BYTE, Attr, Changes
-from puffs.server.types import Entry
+from puffs.server.errors import MAX_ERRNO, Absent, ProtocolFault
+from puffs.server.types import Entry, Open as Hints
 
 cdef extern from "poll.h" nogil:
     struct pollfd:
@@ -113,7 +116,11 @@ cdef uint32_t PLAIN_CHANGES = (
 )
 cdef uint32_t OF_CREATE_FLAGS = OF_CREATE
 cdef uint64_t NO_INO = UNKNOWN_INO
+cdef uint64_t WRITEBACK = FUSE_WRITEBACK_CACHE
 cdef int TYPE_AT = TYPE_BYTE
+cdef int LAST_ERRNO = MAX_ERRNO
+cdef uint32_t LOOKUP = Opcode.LOOKUP, FORGET = Opcode.FORGET, BATCH_FORGET = Opcode.BATCH_FORGET
+cdef tuple SPECIAL = (ProtocolFault, Refusal, Absent)
 cdef uint32_t KNOWN_TYPES = sum(1 << kind for kind in TYPES)
 
 
@@ -234,6 +241,12 @@ cdef class Handler:
         code = errno
         self.channel.refused(OSError(code, os.strerror(code)), unique)
         return False
+
+    cdef bint answer(self, int code, uint64_t unique) except -1:
+        """Reply with an errno, or 0, and nothing else."""
+        cdef OutHeader reply
+        reply.len, reply.error, reply.unique = sizeof(reply), -code, unique
+        return self.written(write(self.fd, &reply, sizeof(reply)), unique)
 
 
 cdef inline unsigned char *wire_of(object attr) except NULL:
@@ -367,6 +380,23 @@ cdef class Entering(Handler):
         memcpy(out.wire, wire_of(attr), WIRE_SIZE)
         return enter(vnode, out)
 
+    cdef int tell(
+        self, object found, object parent, str name, bint new, uint64_t unique
+    ) except -1:
+        """Enter what is usual, and tell the kernel of it."""
+        cdef EntryReply reply
+        attr, cookie, told = self.attr_of(found), cookie_of(found), False
+        if new:
+            vnode = self.adopt(cookie, parent, name, new=True)
+        else:
+            vnode = self.adopt(cookie, parent, name)
+        try:
+            self.fill(attr, vnode, &reply.entry)
+            told = self.send(&reply, sizeof(reply), unique)
+        finally:
+            if not told:
+                self.forget(vnode.nodeid, 1)
+
 
 cdef class Lookup(Entering):
     cdef object operation, then
@@ -378,7 +408,6 @@ cdef class Lookup(Entering):
         self.longest = longest_lookup(serving.mount)
 
     cdef int serve(self, Py_ssize_t length) except -1:
-        cdef EntryReply reply
         name = self.name(length)
         if length > self.longest or name == "." or name == "..":
             return self.hand_over(length)
@@ -388,14 +417,28 @@ cdef class Lookup(Entering):
         if not self.usual(found, above):
             self.then(found, unique, parent, name)
             return 0
-        attr = self.attr_of(found)
-        vnode, told = self.adopt(cookie_of(found), parent, name), False
-        try:
-            self.fill(attr, vnode, &reply.entry)
-            told = self.send(&reply, sizeof(reply), unique)
-        finally:
-            if not told:
-                self.forget(vnode.nodeid, 1)
+        return self.tell(found, parent, name, False, unique)
+
+
+cdef class Mkdir(Entering):
+    cdef object operation, then, new_attr
+
+    def __init__(self, serving, plain):
+        super().__init__(serving, plain)
+        self.operation, self.then = serving.mount.ops["mkdir"], serving.reply.made
+        self.new_attr = serving.mount.new_attr
+
+    cdef int serve(self, Py_ssize_t length) except -1:
+        asked, unique = <MkdirIn *> self.body(), self.channel.now.unique
+        name = self.name(length, sizeof(MkdirIn))
+        parent, cred = self.nodes[self.channel.now.nodeid], self.channel.maker(asked.umask)
+        above = parent.cookie
+        attr = self.new_attr(S_IFDIR | (asked.mode & 0o7777), cred)
+        made = self.operation(above, name, attr, cred)
+        if not self.usual(made, above):
+            self.then(made, unique, parent, name, "mkdir")
+            return 0
+        return self.tell(made, parent, name, True, unique)
 
 
 cdef inline object cookie_of(object found):
@@ -424,7 +467,11 @@ cdef class Remove(Handler):
 
     cdef int serve(self, Py_ssize_t length) except -1:
         unique, cookie = self.channel.now.unique, self.nodes[self.channel.now.nodeid].cookie
-        self.then(self.operation(cookie, self.name(length), self.channel.caller()), unique)
+        done = self.operation(cookie, self.name(length), self.channel.caller())
+        if done is None:
+            self.answer(0, unique)
+        else:
+            self.then(done, unique)
 
 
 cdef class Rmdir(Remove):
@@ -552,16 +599,24 @@ cdef class Opening(Entering):
     """A handler whose reply has an open file."""
 
     cdef object operation, files, flags_of, server_flags
-    cdef bint usual_opens
+    cdef bint usual_opens, as_they_are
+    cdef uint32_t flags_of_none
 
     def __init__(self, serving, plain):
         super().__init__(serving, plain)
         self.files, self.flags_of = serving.files, serving.reply.open_flags
+        self.flags_of_none = self.flags_of(None)
         self.server_flags = serving.open_flags
+        self.as_they_are = not serving.init_flags & WRITEBACK
         self.usual_opens = self.files.backing is None
 
+    cdef object flags(self, uint32_t flags):
+        """The flags of an open that are the file server's."""
+        return flags if self.as_they_are else self.server_flags(flags)
+
     cdef int tell_opened(self, object fh, object hints, OpenOut *out) except -1:
-        out.fh, out.open_flags, out.backing_id = fh, self.flags_of(hints), 0
+        out.fh, out.backing_id = fh, 0
+        out.open_flags = self.flags_of_none if hints is None else self.flags_of(hints)
         if out.open_flags & DIRECT_IO:
             self.files.direct.add(fh)
         return 0
@@ -579,8 +634,10 @@ cdef class Open(Opening):
         if not self.usual_opens:
             return self.hand_over(length)
         unique, vnode = self.channel.now.unique, self.nodes[self.channel.now.nodeid]
-        flags = self.server_flags((<OpenIn *> self.body()).flags)
-        file, hints = unwrap(self.operation(vnode.cookie, flags, self.channel.caller()))
+        flags = self.flags((<OpenIn *> self.body()).flags)
+        file, hints = self.operation(vnode.cookie, flags, self.channel.caller()), None
+        if type(file) is Hints:
+            file, hints = file.file, file
         fh, told = self.files.open(vnode, file), False
         try:
             self.tell_opened(fh, hints, &reply.opened)
@@ -606,7 +663,7 @@ cdef class Create(Opening):
         asked, unique = <CreateIn *> self.body(), self.channel.now.unique
         name = self.name(length, sizeof(CreateIn))
         parent, cred = self.nodes[self.channel.now.nodeid], self.channel.maker(asked.umask)
-        flags = self.server_flags(asked.flags & ~OF_CREATE_FLAGS)
+        flags = self.flags(asked.flags & ~OF_CREATE_FLAGS)
         attr = self.new_attr(S_IFREG | (asked.mode & 0o7777), cred)
         above = parent.cookie
         made = self.operation(above, name, attr, flags, cred)
@@ -637,10 +694,6 @@ cdef class Ending(Handler):
         self.operation, self.files = serving.mount.ops.get(operation), serving.files
         self.locks = "advlock" in serving.mount.ops
 
-    cdef int done(self, uint64_t unique) except -1:
-        cdef OutHeader reply
-        self.send(&reply, sizeof(reply), unique)
-
 
 cdef class Release(Ending):
     def __init__(self, serving, plain):
@@ -657,7 +710,7 @@ cdef class Release(Ending):
                 self.operation(cookie, file, asked.flags)
         finally:
             self.files.close(fh)
-        self.done(unique)
+        self.answer(0, unique)
 
 
 cdef class Flush(Ending):
@@ -670,7 +723,7 @@ cdef class Flush(Ending):
         asked, unique = <FlushIn *> self.body(), self.channel.now.unique
         cookie = self.nodes[self.channel.now.nodeid].cookie
         self.operation(cookie, self.file_of[asked.fh], asked.lock_owner)
-        self.done(unique)
+        self.answer(0, unique)
 
 
 cdef class Readdirplus(Entering):
@@ -898,11 +951,27 @@ def run(reader, Current channel, list handlers, enough, int64_t limit=0, Patienc
             else:
                 handler(head.unique, head.nodeid, length)
         except BaseException as exc:
-            outcome = reader.raised(channel.header, exc)
-            if outcome is not None:
+            code = code_of(exc, reader, channel) if isinstance(handler, Handler) else 0
+            if code:
+                (<Handler> handler).answer(code, head.unique)
+            elif (outcome := reader.raised(channel.header, exc)) is not None:
                 return outcome
         if enough is not None and enough.now or limit and now() > end:
             return None
+
+
+cdef int code_of(object exc, object reader, Current channel) except -1:
+    """The errno of the caller for what a handler has raised; 0: `Reader.raised` is to say it."""
+    if not isinstance(exc, OSError) or isinstance(exc, SPECIAL) or channel.other is not None:
+        return 0
+    opcode, code = channel.now.opcode, exc.errno
+    if type(code) is not int or len(exc.args) == 1 or not 0 < code <= LAST_ERRNO or code == ENOSYS:
+        return 0
+    if opcode == FORGET or opcode == BATCH_FORGET:
+        return 0
+    if code == ENOENT and opcode == LOOKUP and reader.mount.server.negative_ttl > 0:
+        return 0
+    return code
 
 
 cdef inline int64_t now() noexcept nogil:
@@ -914,6 +983,7 @@ cdef inline int64_t now() noexcept nogil:
 
 HANDLERS = {
     Opcode.LOOKUP: Lookup,
+    Opcode.MKDIR: Mkdir,
     Opcode.FORGET: Forget,
     Opcode.BATCH_FORGET: BatchForget,
     Opcode.GETATTR: Getattr,
