@@ -144,9 +144,11 @@ def _getattr(names: HidingNames, method: Method) -> Method:
 
 
 def _open(names: HidingNames, method: Method) -> Method:
+    call, opened = names.call_at, names.opened
+
     def open(node: Node, flags: int, cred: Cred) -> Any:
-        reply = names.call_at(method, node, flags, cred)
-        names.opened(node, reply)
+        reply = call(method, node, flags, cred)
+        opened(node, reply)
         if names.asked.auto_cache:
             return _kept_if_unchanged(names, node, reply)
         return reply
@@ -180,20 +182,31 @@ def _create(names: HidingNames, method: Method) -> Method:
 
 
 def _close(names: HidingNames, method: Method) -> Method:
+    last_path, closed = names.last_path, names.closed
+
     def close(node: Node, file: Any, flags: int) -> None:
         try:
-            method(names.last_path(node), file, flags)
+            method(last_path(node), file, flags)
         finally:
-            names.closed(node, file)
+            closed(node, file)
 
     return close
 
 
-def _give_back(names: HidingNames, method: Method) -> Method:
-    def operation(node: Node, *args: Any) -> Any:
-        return method(names.last_path(node), *args)
+def _flush(names: HidingNames, method: Method) -> Method:
+    last_path = names.last_path
 
-    return operation
+    def flush(node: Node, file: Any, owner: int) -> None:
+        method(last_path(node), file, owner)
+
+    return flush
+
+
+def _closedir(names: HidingNames, method: Method) -> Method:
+    def closedir(node: Node, file: Any) -> None:
+        method(names.last_path(node), file)
+
+    return closedir
 
 
 def _remove(names: HidingNames, method: Method) -> Method:
@@ -255,8 +268,8 @@ HIDING: Final[Factories] = DIRECT | {
     "open": _open,
     "create": _create,
     "close": _close,
-    "flush": _give_back,
-    "closedir": _give_back,
+    "flush": _flush,
+    "closedir": _closedir,
     "remove": _remove,
     "rename": _rename,
     "readdir": _readdir,

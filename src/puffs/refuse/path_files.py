@@ -22,7 +22,9 @@ def _open(program: Program) -> Method:
 
     def open(path: str, flags: int, cred: Cred) -> Any:
         try:
-            file = handle(ask(path, flags))
+            file = ask(path, flags)
+            if type(file) is not int or file >> 64:
+                file = handle(file)
         except BaseException as exc:
             raise failed("open", exc) from None
         return program.opened(file, flags) if program.hinted else file

@@ -98,7 +98,8 @@ class Places:
     def add(self, place: Place) -> Node:
         """A new node at `place`."""
         node = Node(place)
-        self.put(place, node)
+        held = self.held[place] = _Held(node, self._gone)
+        held.place = place
         return node
 
     def take(self, place: Place) -> Node | None:
@@ -270,7 +271,9 @@ class Names:
     def fresh(self, place: Place) -> Node:
         """A new node for a file that was just made at `place`."""
         with self.lock:
-            self.leave(place, self.nodes.get(place))
+            known = self.nodes.get(place)
+            if known is not None:
+                self.leave(place, known)
             return self.nodes.add(place)
 
     def leave(self, place: Place, node: Node | None) -> None:
@@ -278,14 +281,16 @@ class Names:
         if node is None:
             return
         with self.lock:
-            if self.nodes.get(place) is not node:
+            held = self.nodes.held.get(place)
+            if held is None or held() is not node:
                 return
             last = self.find(node)[0]
-            self.nodes.take(place)
+            del self.nodes.held[place]
             if node.links and place != node.place:
                 node.links.remove(place)
             else:
-                self._outdate(node)
+                if node.at == self.at:
+                    self._outdate(node)
                 node.place = node.links.pop() if node.links else (_GONE, last)
 
     def link(self, node: Node, place: Place) -> None:
@@ -666,7 +671,34 @@ COMMON: Final[Factories] = {
 file.
 """
 
+
+def _make_at_once(names: Names, method: Method) -> Method:
+    def operation(dir: Node, name: str, *args: Any) -> Node:
+        place = (dir, name)
+        names.call_below(method, place, *args)
+        return names.fresh(place)
+
+    return operation
+
+
+def _remove_at_once(names: Names, method: Method) -> Method:
+    get = names.nodes.get
+
+    def operation(dir: Node, name: str, cred: Cred) -> None:
+        place = (dir, name)
+        known = get(place)
+        names.call_below(method, place, cred)
+        names.leave(place, known)
+
+    return operation
+
+
 DIRECT: Final[Factories] = COMMON | {
+    "mknod": _make_at_once,
+    "mkdir": _make_at_once,
+    "symlink": _make_at_once,
+    "remove": _remove_at_once,
+    "rmdir": _remove_at_once,
     "lookup": _lookup,
     "getattr": _getattr,
     "read": _transfer,
