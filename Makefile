@@ -13,7 +13,7 @@ REFUSE_STAMP := $(REFUSE_VENV)/.installed
 REFUSE_FULL := $(REFUSE_VENV)/.compiled
 REFUSE_LIST := tests/refuse/programs/programs.txt
 REFUSE_LIST_FULL := tests/refuse/programs/compiled.txt
-COMPILED    := $(wildcard src/puffs/attach/fuse/_compiled.px* src/puffs/refuse/_inodes.pyx)
+COMPILED    := $(wildcard src/puffs/attach/fuse/_compiled.px* src/puffs/refuse/_*.pyx)
 # Where Debian's libfuse3-dev has them; systems that install no documentation leave them out.
 EXAMPLES    := usr/share/doc/libfuse3-dev/examples
 

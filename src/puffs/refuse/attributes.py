@@ -8,6 +8,7 @@ from stat import S_IFMT
 from struct import error
 from typing import Any, Final
 
+from puffs.attach.fuse import compiled
 from puffs.refuse.settings import Shown
 from puffs.server.attr import WIRE, Attr, StatVfs
 
@@ -38,6 +39,8 @@ def attributes(use_ns: bool, use_ino: bool, shown: Shown | None) -> Callable[[To
     attr_of = _in_nanoseconds if use_ns else _in_seconds
     if use_ino:
         attr_of = partial(_numbered, attr_of)
+    if (made := compiled.module(compiled.PATHS)) is not None:
+        attr_of = made.reading(attr_of, use_ns, use_ino)
     return attr_of if shown is None else partial(_shown_as, shown, attr_of)
 
 

@@ -12,7 +12,10 @@ from typing import Final
 
 LOOP: Final = "puffs.attach.fuse._compiled"
 INODES: Final = "puffs.refuse._inodes"
-"""The compiled modules: the second one is for programs for pyfuse3 and llfuse."""
+PATHS: Final = "puffs.refuse._paths"
+"""The compiled modules: the second one is for programs for pyfuse3 and llfuse, the third one for
+those for fusepy and mfusepy.
+"""
 PURE: Final = "PUFFS_PURE"
 """The environment variable that asks for the plain one. Empty or 0: it does not."""
 
