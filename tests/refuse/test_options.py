@@ -518,3 +518,5 @@ def test_debug_prints_each_request(asked: Program) -> None:
     status, printed = asked.wait()
     assert status == 0
     assert re.search(r"^\S+ read +/file offset=0 ", printed, re.MULTILINE)
+    # Not even the first is missing: nobody is served before the printing begins.
+    assert re.search(r"^\S+ statvfs ", printed.splitlines()[0]), printed

@@ -131,10 +131,12 @@ class Session:
             threading.Thread(target=self._serve_beside, name=f"puffs {number}", daemon=True)
             for number in range(1, threads)
         ]
-        for thread in others:
-            thread.start()
-        with self._relieved(spare):
-            self._serve(reader, self.ready)
+        with self.serving(reader):
+            self.ready()  # alone: whoever is told may want to see all that is asked
+            for thread in others:
+                thread.start()
+            with self._relieved(spare):
+                reader.serve()
         for thread in others:
             thread.join()
 
@@ -246,17 +248,13 @@ class Session:
         try:
             reader = self.reader(fd)
             if not self._leaving.is_set():  # looked at when whoever sets it can see this reader
-                self._serve(reader)
+                with self.serving(reader):
+                    reader.serve()
         except Exception:
             logger.exception("a thread that serves %s has failed", self.mountpoint)
         finally:
             if fd is not None:
                 os.close(fd)
-
-    def _serve(self, reader: Reader, first: Callable[[], None] = lambda: None) -> None:
-        with self.serving(reader):
-            first()
-            reader.serve()
 
     @contextmanager
     def serving(self, reader: Reader) -> Iterator[None]:
