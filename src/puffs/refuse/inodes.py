@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import islice
 from stat import S_IFDIR, S_IFMT
 from threading import get_ident
@@ -399,15 +400,39 @@ class SyncInodes(Inodes):
 
         return operation
 
+    def operations(self) -> Operations:
+        """What the program implements."""
+        ops = super().operations()
+        self._lookup = ops["lookup"]
+        return ops
+
     def readdir(self, dir: int, offset: int, file: int | None) -> list[DirEntry]:
         """Some entries from a position on: the program lists them under the lock."""
         fh = NO_FH if file is None else file
         try:
             with self._lock:
                 entries = self._callable("readdir")(fh, offset)
-                return [_named(*entry) for entry in islice(entries, _ENTRIES)]
+                return [self._named(dir, *entry) for entry in islice(entries, _ENTRIES)]
         except BaseException as exc:
             self._refused(exc)
+
+    def _named(self, dir: int, name: bytes, attr: EntryAttributes, next_: int) -> DirEntry:
+        """An entry that the program has listed.
+
+        It does not count it, so a host that wants nodes in its listing has them looked up; unless
+        it would not remember them.
+        """
+        text = os.fsdecode(name)
+        looked_up = partial(self._looked_up, dir, text) if attr.entry_timeout > 0 else None
+        return DirEntry(text, S_IFMT(attr.st_mode), attr.st_ino, next_, looked_up)
+
+    def _looked_up(self, dir: int, name: str) -> Entry | None:
+        """A name of a listing, looked up as if the host had asked for it; None: not to be had."""
+        try:
+            entry: Entry = self._lookup(dir, name, caller())
+        except (Refusal, Absent):
+            return None
+        return entry
 
     def forgotten(self, node: int, lookups: int) -> None:
         """Tell the program."""
@@ -427,11 +452,6 @@ class SyncInodes(Inodes):
                 self._forget(nodes)
         except (Exception, SystemExit) as exc:
             self._failed(exc)
-
-
-def _named(name: bytes, attr: EntryAttributes, next_: int) -> DirEntry:
-    """An entry that a `readdir` handler has yielded."""
-    return DirEntry(os.fsdecode(name), S_IFMT(attr.st_mode), attr.st_ino, next_)
 
 
 class _Names:
