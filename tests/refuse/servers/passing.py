@@ -17,6 +17,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes as Entry
 from pyfuse3 import RequestContext as Context
+from pyfuse3 import SetattrFields as Fields
 
 STAT = (
     *("st_mode", "st_nlink", "st_uid", "st_gid", "st_rdev", "st_size", "st_blksize", "st_blocks"),
@@ -32,6 +33,24 @@ def errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise pyfuse3.FUSEError(error.errno) from None
+
+
+def change_owner(place: str | int, attr: Entry, fields: Fields, follow: bool) -> None:
+    owner = attr.st_uid if fields.update_uid else -1
+    group = attr.st_gid if fields.update_gid else -1
+    if (owner, group) != (-1, -1):
+        os.chown(place, owner, group, follow_symlinks=follow)
+
+
+def change_times(place: str | int, attr: Entry, fields: Fields, follow: bool) -> None:
+    now = os.stat(place, follow_symlinks=follow)
+    times = now.st_atime_ns, now.st_mtime_ns
+    wanted = (
+        attr.st_atime_ns if fields.update_atime else times[0],
+        attr.st_mtime_ns if fields.update_mtime else times[1],
+    )
+    if wanted != times:
+        os.utime(place, ns=wanted, follow_symlinks=follow)
 
 
 class Passing(pyfuse3.Operations):
@@ -116,7 +135,7 @@ class Passing(pyfuse3.Operations):
             return self.current(inode)
 
     async def setattr(
-        self, inode: int, attr: Entry, fields: pyfuse3.SetattrFields, fh: int | None, ctx: Context
+        self, inode: int, attr: Entry, fields: Fields, fh: int | None, ctx: Context
     ) -> Entry:
         place = self.place(inode) if fh is None else fh
         follow = isinstance(place, int)
@@ -125,15 +144,8 @@ class Passing(pyfuse3.Operations):
                 os.truncate(place, attr.st_size)
             if fields.update_mode:
                 os.chmod(place, stat.S_IMODE(attr.st_mode))
-            if fields.update_uid or fields.update_gid:
-                uid = attr.st_uid if fields.update_uid else -1
-                gid = attr.st_gid if fields.update_gid else -1
-                os.chown(place, uid, gid, follow_symlinks=follow)
-            if fields.update_atime or fields.update_mtime:
-                found = os.stat(place, follow_symlinks=follow)
-                atime = attr.st_atime_ns if fields.update_atime else found.st_atime_ns
-                mtime = attr.st_mtime_ns if fields.update_mtime else found.st_mtime_ns
-                os.utime(place, ns=(atime, mtime), follow_symlinks=follow)
+            change_owner(place, attr, fields, follow)
+            change_times(place, attr, fields, follow)
             return self.current(inode)
 
     async def readlink(self, inode: int, ctx: Context) -> bytes:
