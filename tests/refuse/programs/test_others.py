@@ -3,6 +3,8 @@
 import os
 import struct
 import subprocess
+import time
+import uuid
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +45,8 @@ class Use:
     """Fields of attributes that are different each time."""
     complains: bool = False
     """It has exceptions of its own, whatever it runs on."""
+    shown: str = "."
+    """The directory of which all is the same each time."""
 
 
 def text_of(name: str, text: str) -> Callable[[Path], object]:
@@ -160,6 +164,79 @@ def change_cow(mountpoint: Path) -> object:
     return sorted(os.listdir(mountpoint))
 
 
+def versions(directory: Path, mountpoint: Path) -> Words:
+    repository = directory / f"repository of {mountpoint.name}"
+    repository.mkdir()
+    return [program("vfs-fuse"), repository, mountpoint]
+
+
+def commit(mountpoint: Path) -> object:
+    (mountpoint / "directory").mkdir()
+    (mountpoint / "file").write_text("Hello!\n")
+    os.rename(mountpoint / "file", mountpoint / "directory/file")
+    with (mountpoint / "directory/file").open("a") as file:
+        file.write("more\n")
+    os.truncate(mountpoint / "directory/file", 8)
+    repository = mountpoint.parent / f"repository of {mountpoint.name}"
+    git = ["git", "-C", str(repository), "log", "--format=%s"]
+    commits = subprocess.run(git, capture_output=True, check=True, text=True).stdout
+    return sorted(os.listdir(mountpoint)), (mountpoint / "directory/file").read_bytes(), commits
+
+
+def ephemeral(directory: Path, mountpoint: Path) -> Words:
+    store = directory / f"store of {mountpoint.name}"
+    return [program("globaleaks-eph-fs"), "-s", store, mountpoint]
+
+
+def keep_secrets(mountpoint: Path) -> object:
+    """Its names are UUIDs; a file is gone when it is removed, and its key with it."""
+    one, other = (mountpoint / str(uuid.UUID(int=number, version=4)) for number in (1, 2))
+    data = bytes(range(256)) * 1000
+    one.write_bytes(data)
+    other.write_bytes(b"")
+    assert one.read_bytes() == data
+    with pytest.raises(OSError, match="Read-only"):
+        one.rename(other)
+    with pytest.raises(FileNotFoundError):
+        (mountpoint / "no UUID").write_bytes(b"")
+    one.chmod(0o600)
+    other.unlink()
+    store = mountpoint.parent / f"store of {mountpoint.name}"
+    assert all(data[:256] not in path.read_bytes() for path in store.iterdir())
+    return sorted(os.listdir(mountpoint)), one.stat().st_mode
+
+
+EASY = """
+import sys, easyfuse, llfuse
+operations = easyfuse.Operations()
+root = operations.fs[llfuse.ROOT_INODE]
+directory = easyfuse.Directory("directory", operations.fs, root, inode=10)
+easyfuse.File("inner", operations.fs, directory, inode=11).content = b"inner\\n"
+easyfuse.File("hello.txt", operations.fs, root, inode=12).content = b"Hello!\\n"
+llfuse.init(operations, sys.argv[1], [])
+try:
+    llfuse.main(workers=1)
+finally:
+    llfuse.close()
+"""
+
+
+def easyfuse(directory: Path, mountpoint: Path) -> Words:
+    """Its times are numbers with fractions. What it makes has random inodes, that it sorts by."""
+    python, *_ = module("easyfuse")
+    script = directory / "easy.py"
+    script.write_text(EASY)
+    return [python, script, mountpoint]
+
+
+def change_easy(mountpoint: Path) -> object:
+    (mountpoint / "made").mkdir()
+    (mountpoint / "made/file").write_text("written\n")
+    (mountpoint / "hello.txt").unlink()
+    times = [abs(path.stat().st_mtime - time.time()) < 100 for path in mountpoint.rglob("*")]
+    return times, sorted(path.name for path in mountpoint.rglob("*"))
+
+
 def tagfs(directory: Path, mountpoint: Path) -> Words:
     store = directory / f"store of {mountpoint.name}"
     store.mkdir()
@@ -182,10 +259,15 @@ USES: Final = {
     "fuse-cache-mtime": Use(cache_mtime, text_of("hello.txt", "Hello!\n"), ("st_ctime_ns",)),
     "legitfs": Use(legitfs, committed, TIMES, complains=True),
     "pytagfs": Use(tagfs, tag, TIMES),
+    "vfsfusepy": Use(versions, commit, TIMES, shown="directory"),
+    "globaleaks-eph-fs": Use(ephemeral, keep_secrets, TIMES),
 }
 
 
-COMPILED: Final = {"cowfs": Use(cowfs, change_cow, TIMES)}
+COMPILED: Final = {
+    "cowfs": Use(cowfs, change_cow, TIMES),
+    "easyfuse": Use(easyfuse, change_easy, TIMES),
+}
 """Those that are built where they are installed, or need what is."""
 
 
@@ -199,7 +281,7 @@ def test_what_is_seen_is_the_same(name: str, tmp_path: Path) -> None:
         mountpoint.mkdir()
         words = serve(use.words(tmp_path, mountpoint))
         with mounted(words, mountpoint, complains=use.complains):
-            found.append((use.act(mountpoint), seen(mountpoint, *use.without)))
+            found.append((use.act(mountpoint), seen(mountpoint / use.shown, *use.without)))
     assert len(found[0][1]) > 2
     assert found == found[:1] * len(SIDES)
 
