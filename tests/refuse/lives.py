@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from tests.refuse.stage import PATIENCE, Stage, end
 GOES_ON: Final = 5.0
 """Seconds after which a server that has not ended is taken to go on."""
 
-_TOLD: Final = ("init", "destroy", "raised", "returned", "told")
+_TOLD: Final = ("init", "destroy", "raised", "returned", "deleted", "told")
 """How the lines begin that servers write themselves."""
 
 
@@ -66,6 +67,10 @@ def endings(stage: Stage) -> dict[str, Any]:
     def unmount(server: subprocess.Popen[bytes]) -> None:
         _unmount(stage)
 
+    def unmount_what_is_left(server: subprocess.Popen[bytes]) -> None:
+        with suppress(OSError):
+            _unmount(stage)
+
     def fail_and_unmount(server: subprocess.Popen[bytes]) -> str:
         with pytest.raises(OSError) as caught:
             _make(stage, "ValueError", server)
@@ -79,7 +84,7 @@ def endings(stage: Stage) -> dict[str, Any]:
         "SIGHUP": ended(stage, _signal(signal.SIGHUP)),
         "fuse_exit": ended(stage, partial(_make, stage, "exit")),
         "an exception": ended(stage, fail_and_unmount),
-        "init fails": ended(stage, unmount, "fails"),
+        "init fails": ended(stage, unmount_what_is_left, "fails"),
         "an option that is not known": ended(stage, unmount, "no_such_option"),
     }
 

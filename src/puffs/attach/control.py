@@ -87,6 +87,7 @@ class Control:
         self._closed = threading.Event()
         self._clients: dict[threading.Thread, socket.socket] = {}
         self._traces: set[Trace] = set()
+        self._accepting = threading.Thread(target=self._accept, name="puffs-control", daemon=True)
 
     # ------------------------------------------------------------------------------- life cycle
 
@@ -106,7 +107,7 @@ class Control:
             logger.info("%s: no control socket: %s", self._mount.mountpoint, exc)
             return
         atexit.register(self._close_at_exit)
-        threading.Thread(target=self._accept, name="puffs-control", daemon=True).start()
+        self._accepting.start()
 
     def _listen(self, device: rendezvous.Device) -> None:
         self._name = rendezvous.socket_name(device)
@@ -139,6 +140,8 @@ class Control:
             os.close(self._directory)
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes accept(2)
             self._socket.close()
+            if self._accepting.is_alive():
+                self._accepting.join(_PARTING_SECONDS)
             atexit.unregister(self._close_at_exit)
         for trace in traces:
             trace.end()

@@ -4,6 +4,7 @@ The modules of these names say where they differ.
 """
 
 import errno
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -114,9 +115,12 @@ class BaseFUSE:
             serve(make, os.fspath(mountpoint), keywords, self.dialect.libfuse)
         finally:
             del self.operations  # so that it can end with the mount
-        for server in servers:
-            if server.failures.critical is not None:
-                raise server.failures.critical
+        critical = [server.ended() for server in servers]
+        servers.clear()
+        gc.collect()  # what the mount was made of refers to itself, and to the operations
+        for exc in critical:
+            if exc is not None:
+                raise exc
 
 
 def _type_of(mountpoint: str) -> int:

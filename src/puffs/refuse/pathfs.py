@@ -7,6 +7,8 @@ open files that lose their names. The operations are in `path_names`, `path_file
 """
 
 from stat import S_IFDIR
+from threading import Thread
+from typing import Final
 
 from puffs.kernel.attachment import LongNames
 from puffs.kernel.mount import Mount
@@ -21,6 +23,9 @@ from puffs.refuse.settings import Settings
 from puffs.server.operations import Operations
 from puffs.server.path_mount import PathMount
 from puffs.server.path_nodes import adapted
+
+_LEAVING_SECONDS: Final = 2.0
+"""How long a thread that has unmounted may take to end."""
 
 
 class PathServer(LongNames):
@@ -64,6 +69,7 @@ class PathServer(LongNames):
         )
         self.failures = self._program.failures
         self._mount: Mount | None = None
+        self._leaving: Thread | None = None
         self._ask()
         self._settle()
 
@@ -83,7 +89,13 @@ class PathServer(LongNames):
     def leave(self) -> None:
         """End the mount, from inside an operation or from any thread."""
         if self._mount is not None:
-            leave(self._mount)
+            self._leaving = leave(self._mount)
+
+    def ended(self) -> BaseException | None:
+        """It has been served: wait until no thread uses it; what has ended it, if the program."""
+        if self._leaving is not None:
+            self._leaving.join(_LEAVING_SECONDS)
+        return self.failures.critical
 
     def serves_here(self) -> bool:
         """Whether operations run on this thread."""

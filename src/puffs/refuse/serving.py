@@ -99,12 +99,14 @@ def _start(
         become_daemon(serving)
 
 
-def leave(mount: Mount) -> None:
+def leave(mount: Mount) -> threading.Thread:
     """End a mount from inside an operation (`fuse_exit`): it is unmounted when that has returned.
 
-    Who has files open there gets errors.
+    Who has files open there gets errors. Returns the thread that sees to it.
     """
-    threading.Thread(target=mount.unmount, args=(True,), name="puffs-exit", daemon=True).start()
+    thread = threading.Thread(target=mount.unmount, args=(True,), name="puffs-exit", daemon=True)
+    thread.start()
+    return thread
 
 
 def _status(exc: OSError | OptionError, dialect: Dialect) -> int:

@@ -34,6 +34,9 @@ class Ending(LIBRARY.Operations):
     def destroy(self, path: str) -> None:
         say("destroy", path)
 
+    def __del__(self) -> None:
+        say("deleted")
+
     def getattr(self, path: str, fh: int | None = None) -> dict[str, int]:
         if path != "/":
             raise LIBRARY.FuseOSError(errno.ENOENT)
@@ -49,9 +52,9 @@ class Ending(LIBRARY.Operations):
 def main(library: str, mountpoint: str, *words: str) -> None:
     options: dict[str, Any] = {"foreground": True}
     options |= {name: value or True for name, _, value in (word.partition("=") for word in words)}
-    server = Ending(options.pop("fails", False))
+    fails = options.pop("fails", False)
     try:
-        LIBRARY.FUSE(server, mountpoint, **options)
+        LIBRARY.FUSE(Ending(fails), mountpoint, **options)
     except BaseException as error:
         say("raised", type(error).__name__, *error.args)
         raise SystemExit(3) from None
