@@ -37,6 +37,7 @@ _LINKED = "an open file that another name leads to is not hidden, and known by t
 _STATVFS = "a file system that does not say how large it is can be asked all the same"
 _MAPPED = "puffs lets the kernel map files that are read directly"
 _UNOPENED = "without open nobody would see O_TRUNC: truncate is asked, libfuse 3 loses it"
+_AS_ON_3 = "libfuse 2 asks otherwise; for mfusepy puffs asks as libfuse 3 does"
 _HEARD = "what init writes is still heard where the program was started"
 _EIO = "the caller gets EIO at once, and does not wait for the end of the mount"
 _INTERRUPTED = "it ends the mount at once, and the caller gets what is left without"
@@ -44,7 +45,10 @@ _GETLK = "libfuse answers F_GETLK from what it has noted itself; here the progra
 _HANDLE = "a file that is truncated while it is open comes with its handle"
 
 DIFFERENT: Final = (
-    Different("*fusepy noting", "noting: what_is_asked", "unlink while open", _LINKED),
+    Different("mfusepy 2 memory", "tree: opens", "truncated", _AS_ON_3),
+    Different("mfusepy 2 noting", "noting: what_is_asked", "replace", _AS_ON_3),
+    Different("mfusepy 2 devices raw", "devices: controls", "of a directory*", _AS_ON_3),
+    Different("*fusepy* noting", "noting: what_is_asked", "unlink while open", _LINKED),
     Different("mfusepy noting", "noting: what_is_asked", "change while open", _HANDLE),
     Different("pyfuse3 hello*", "hello: hello", "statvfs", _STATVFS),
     Different("pyfuse3 replies", "replies: replies", "default of statfs", _STATVFS),
@@ -66,7 +70,7 @@ DIFFERENT: Final = (
     Different("*memory", "tree: times", "before 1970: is", "libraries round it towards 1970"),
     Different("fusepy *", "tree: fallocates", "*", _FALLOCATE),
     Different("fusepy devices*", "devices: allocates", "*", _FALLOCATE),
-    Different("*fusepy devices*", "devices: times_given", "*", _TIMES),
+    Different("*fusepy* devices*", "devices: times_given", "*", _TIMES),
     Different("mfusepy devices*", "devices: without_open", "emptied", _UNOPENED),
     *(Different("*fusepy daemon", "life", label, _HEARD) for label in ("unmounted", "terminated")),
     *(

@@ -35,6 +35,7 @@ class Library(NamedTuple):
 LIBRARIES: Final = {
     "fusepy": Library("fuse"),
     "mfusepy": Library("mfusepy", environment={"FUSE_LIBRARY_NAME": "fuse3"}),
+    "mfusepy2": Library("mfusepy", environment={"FUSE_LIBRARY_NAME": "fuse"}),
     "pyfuse3": Library("pyfuse3"),
     "llfuse": Library("llfuse"),
 }

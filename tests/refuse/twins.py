@@ -174,9 +174,13 @@ _LIVES: Final = {
     "waiting": ("blocking.py {module} {side} {mountpoint}", lives.waits),
     "waiting nothreads": ("blocking.py {module} {side} {mountpoint} nothreads", lives.waits),
 }
+_ON_LIBFUSE_2: Final = ("loopback", "memory", "answers", "opened", "noting", "devices raw")
+"""Servers that mfusepy runs on libfuse 2 as well; on puffs it is always as on libfuse 3."""
+
 TWINS: Final = {
     **{f"fusepy {name}": Twin("fusepy", *rest) for name, rest in _PATHS.items()},
     **{f"mfusepy {name}": Twin("mfusepy", *rest) for name, rest in _PATHS.items()},
+    **{f"mfusepy 2 {name}": Twin("mfusepy2", *_PATHS[name]) for name in _ON_LIBFUSE_2},
     **{
         f"{library} {name}": Twin(library, command, life=life)
         for library in ("fusepy", "mfusepy")
