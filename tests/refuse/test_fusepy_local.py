@@ -426,6 +426,11 @@ def test_names_that_are_no_utf_8_are_escaped(api: Api, shelf: Shelf) -> None:
     assert name in shelf.files
 
 
+def test_an_encoding_that_there_is_not_is_told_at_once(api: Api, shelf: Shelf) -> None:
+    with pytest.raises(LookupError, match="unknown encoding: nonsense"):
+        api.FUSE(shelf, "/there is no such place", encoding="nonsense")
+
+
 def test_another_encoding(api: Api, shelf: Shelf) -> None:
     outside = os.fsdecode("café".encode("latin-1"))
     with used(api, shelf, encoding="latin-1") as vfs:

@@ -14,6 +14,7 @@ Its programs run as they are. What is different, and meant to be:
 - `lock` gets the address of a `flock` structure, as in fusepy; `ioctl` that of its data. The memory
   is valid until the operation returns.
 - The structures of this module are those of ctypes, but there is no libfuse behind them.
+- The error numbers of `errno` are here too, as in fusepy 2.
 """
 
 import ctypes

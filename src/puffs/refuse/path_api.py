@@ -3,6 +3,7 @@
 The modules of these names say where they differ.
 """
 
+import codecs
 import errno
 import gc
 import os
@@ -93,6 +94,7 @@ class BaseFUSE:
                 DeprecationWarning,
                 stacklevel=3,
             )
+        codecs.lookup(encoding)  # else every operation would find that there is none
         keywords.setdefault("fsname", type(operations).__name__)
         servers: list[PathServer] = []
         root_type = _type_of(mountpoint)
