@@ -277,8 +277,10 @@ class VnodeTable:
         """
         with self._lock:
             vnode.opens -= 1
+            if vnode.opens or (vnode.lookups and self._inactive is None):
+                return
             # After `clear` it is inactive and reclaimed already.
-            last = vnode.opens == 0 and self.by_nodeid.get(vnode.nodeid) is vnode
+            last = self.by_nodeid.get(vnode.nodeid) is vnode
         if not last:
             return
         if self._inactive is not None:

@@ -110,7 +110,11 @@ class HidingNames(Names):
 
     def closed(self, node: Node, file: object) -> None:
         """An open file of `node` is given back; the last one of a hidden file removes it."""
-        super().closed(node, file)
+        try:
+            if node.files is not None:
+                node.files.remove(file)  # a number, or a structure that equals only itself
+        except ValueError:
+            pass  # it was not known to be open
         if self.hidden and node in self.hidden:
             self._let_go(node)
 
@@ -144,10 +148,10 @@ def _getattr(names: HidingNames, method: Method) -> Method:
 
 
 def _open(names: HidingNames, method: Method) -> Method:
-    call, opened = names.call_at, names.opened
+    opened = names.opened
 
     def open(node: Node, flags: int, cred: Cred) -> Any:
-        reply = call(method, node, flags, cred)
+        reply = names.call_at(method, node, flags, cred)
         opened(node, reply)
         if names.asked.auto_cache:
             return _kept_if_unchanged(names, node, reply)

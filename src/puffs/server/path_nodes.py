@@ -332,10 +332,11 @@ class Names:
         """`open` or `create` has returned `reply` for `node`."""
         file = reply.file if isinstance(reply, Open) else reply
         if file is not None and self._keep_files:
-            with self.lock:
-                if node.files is None:
-                    node.files = []
-                node.files.append(file)
+            files = node.files
+            if files is None:
+                with self.lock:
+                    files = node.files = [] if node.files is None else node.files
+            files.append(file)
 
     def closed(self, node: Node, file: object) -> None:
         """An open file of `node` is given back."""
