@@ -136,6 +136,10 @@ _PATHS: Final = {
         ("users", "mount"),
     ),
     "loopback alone": ("loopback.py {module} {backing} {mountpoint}", ("users",)),
+    "loopback readdir_ino": (
+        "loopback.py {module} {backing} {mountpoint} readdir_ino attr_timeout=60",
+        ("numbered",),
+    ),
     "memory": ("memory.py {module} {mountpoint}", _TREE),
     "context": ("context.py {module} {mountpoint} allow_other", ("context", "mount")),
     "nothing": ("defaults.py {module} nothing {mountpoint}", ("defaults",)),

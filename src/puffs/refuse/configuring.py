@@ -15,6 +15,7 @@ _PLAIN: Final = ("entry_timeout", "negative_timeout", "attr_timeout")
 _SWITCHES: Final = (
     "hard_remove",
     "use_ino",
+    "readdir_ino",
     "direct_io",
     "kernel_cache",
     "auto_cache",
@@ -25,7 +26,7 @@ _OWNERS: Final = {"uid": "set_uid", "gid": "set_gid", "umask": "set_mode"}
 """Fields of `Settings` that may be None, and what then says so in a `fuse_config`."""
 _MASKS: Final = ("fmask", "dmask")
 """The same, where 0 says so."""
-_REFUSED: Final = ("remember", "readdir_ino")
+_REFUSED: Final = ("remember",)
 """What puffs does not do: see the options of these names."""
 
 

@@ -6,7 +6,7 @@ such a file: it renames it, to a name that nobody is looking for, and removes it
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EBUSY
 from functools import partial
 from itertools import count
@@ -30,6 +30,11 @@ class Keeping(Protocol):
     @property
     def hard_remove(self) -> bool:
         """Whether an open file is removed at once."""
+        ...
+
+    @property
+    def readdir_ino(self) -> bool:
+        """Whether listings have the inode numbers of files that the host knows."""
         ...
 
     @property
@@ -63,7 +68,14 @@ class HidingNames(Names):
         """Nodes whose files are open and have lost their names."""
         self.stamps: WeakKeyDictionary[Node, tuple[int, int]] = WeakKeyDictionary()
         """Size and time of modification when a file was opened last, for `auto_cache`."""
+        self.number_of: Callable[[Node], int] = lambda node: 0
+        """The inode number of a node that the host knows, else 0."""
         self._numbers = count(1)
+
+    def number(self, place: Place) -> int:
+        """The inode number of what is at `place`; 0 if the host does not know it."""
+        node = self.nodes.get(place)
+        return 0 if node is None else self.number_of(node)
 
     def reach(self, node: Node, file: Any) -> tuple[str, Any]:
         """As in `Names`, but a file that is gone has no path: None, which is no `str`."""
@@ -262,6 +274,8 @@ def _readdir(names: HidingNames, method: Method) -> Method:
             entry = item if isinstance(item, DirEntry) else DirEntry(item)
             if entry.entry is None and entry.name not in _DOTS:
                 entry.entry = partial(lookup, dir, entry.name)
+            if names.asked.readdir_ino and not entry.ino:
+                entry.ino = names.number((dir, entry.name))
             yield entry
 
     return readdir

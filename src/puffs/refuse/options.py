@@ -211,10 +211,6 @@ _FORGETS: Final = Refused(
     "a file has its inode number for as long as the kernel knows it",
     "give use_ino, with numbers of the program's own",
 )
-_UNNUMBERED: Final = Refused(
-    "a file gets its inode number when it is looked up, and a listing comes before that",
-    "give use_ino, with numbers of the program's own",
-)
 _PYTHON_HELP: Final = Refused(
     "a program in Python has a help page of its own", "see docs/migrating.md for the options"
 )
@@ -293,7 +289,9 @@ OPTIONS: Final = (
         Sets("negative_timeout", _seconds),
     ),
     Option("use_ino", None, "2 3", "inode numbers are the program's", Sets("use_ino", True)),
-    Option("readdir_ino", None, "2 3", "listings have inode numbers", _UNNUMBERED),
+    Option(
+        "readdir_ino", None, "2 3", "listings have known inode numbers", Sets("readdir_ino", True)
+    ),
     Option("noforget", None, "2 3", "inode numbers stay", _FORGETS),
     Option("remember", "T", "2 3", "inode numbers stay so long", _FORGETS),
     Option("hard_remove", None, "2 3", "remove open files at once", Sets("hard_remove", True)),

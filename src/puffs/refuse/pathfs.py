@@ -6,6 +6,7 @@ and what its errors become, `program` what is asked of all of them; `hiding` has
 open files that lose their names. The operations are in `path_names`, `path_files` and `devices`.
 """
 
+from functools import partial
 from stat import S_IFDIR
 from threading import Thread
 from typing import Final
@@ -22,7 +23,7 @@ from puffs.refuse.serving import leave
 from puffs.refuse.settings import Settings
 from puffs.server.operations import Operations
 from puffs.server.path_mount import PathMount
-from puffs.server.path_nodes import adapted
+from puffs.server.path_nodes import Node, adapted
 
 _LEAVING_SECONDS: Final = 2.0
 """How long a thread that has unmounted may take to end."""
@@ -69,6 +70,7 @@ class PathServer(LongNames):
         )
         self.failures = self._program.failures
         self._mount: Mount | None = None
+        self._names: HidingNames
         self._leaving: Thread | None = None
         self._ask()
         self._settle()
@@ -125,7 +127,7 @@ class PathServer(LongNames):
         )
 
         def names(keep_files: bool) -> HidingNames:
-            return HidingNames(
+            self._names = HidingNames(
                 keep_files,
                 self.settings,
                 program.find,
@@ -133,11 +135,13 @@ class PathServer(LongNames):
                 table["remove"],
                 table["close"],
             )
+            return self._names
 
         return adapted(table, program.find, names=names, factories=HIDING)
 
     def _mounted(self, mount: PathMount) -> None:
         self._mount = mount.mount
+        self._names.number_of = partial(_number, mount.mount)
         try:
             self._init(mount.mount)
         except BaseException as exc:
@@ -165,3 +169,9 @@ class PathServer(LongNames):
                 destroy("/")
 
         return unmounted
+
+
+def _number(mount: Mount, node: Node) -> int:
+    """The inode number of a node that the host knows, else 0."""
+    vnode = mount.vnodes.find(node)
+    return 0 if vnode is None else vnode.ino

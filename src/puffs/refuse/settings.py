@@ -40,6 +40,7 @@ class Settings:
         no_rofd_flush: files that are open for reading only are opened with `noflush`.
         parallel_direct_writes: all files are opened with that.
         use_ino: the inode numbers that the program tells are shown.
+        readdir_ino: listings have the inode numbers of files that are known.
         hard_remove: an open file is removed at once, and not renamed until it is closed.
         modules: the names of the modules that stand between the kernel and the program, the
             innermost first.
@@ -67,6 +68,7 @@ class Settings:
     no_rofd_flush: bool = False
     parallel_direct_writes: bool = False
     use_ino: bool = False
+    readdir_ino: bool = False
     hard_remove: bool = False
     modules: tuple[str, ...] = ()
     module_options: dict[str, str | bool] = field(default_factory=dict)

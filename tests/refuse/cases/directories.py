@@ -114,3 +114,15 @@ def by_descriptor(at: Place, say: Say) -> None:
         os.rename(at("dir"), at("moved"))
         say("make", lambda: os.mkdir("sub", dir_fd=fd))
     say("it is there", os.listdir, at("moved"))
+
+
+@case("numbered")
+def known_numbers(at: Place, say: Say) -> None:
+    """The numbers in a listing that comes in many pieces, of files that are known."""
+    assert at.backing is not None
+    for number in range(500):
+        write(os.fsencode(at.backing / f"{number:0100}"))
+    known = {name: os.lstat(at(name)).st_ino for name in os.listdir(at.backing)}
+    listed = {entry.name: entry.inode() for entry in os.scandir(at.path)}
+    say("all", len, listed)
+    say("as stat has them", lambda: sum(listed[name] == known[name] for name in known))
