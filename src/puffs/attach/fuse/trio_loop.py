@@ -8,8 +8,9 @@ the beginning, so that cancel scopes, nurseries and `current_task` are what they
 goes to another task.
 
 Nor does a request cost a turn of the loop, while nothing else is under way: the task waits for the
-next one in poll(2), for `PATIENCE_MS`. Other tasks of the program get the loop after `SLICE` if one
-may have something to do, and at once where an operation waits, whose end may come through the loop.
+next one in poll(2). Other tasks of the program get the loop after `SLICE` if one may have something
+to do, or after `PATIENCE_MS` without a request, and at once where an operation waits, whose end may
+come through the loop.
 """
 
 import errno
@@ -30,7 +31,7 @@ from puffs.server.driver import Driver, new_driver, rest_of
 from puffs.server.stepping import WAITING, Done, aside
 
 PATIENCE_MS: Final = 1
-"""How long the loop stands still after a request for the sake of a next one, in milliseconds."""
+"""How long the loop stands still for the sake of a next request, in milliseconds."""
 SLICE: Final = 0.0002
 """Seconds of serving after which the loop gets a turn, however many requests there are, if anybody
 is known to wait for one. A turn takes some 5 µs, and five times as much where that code has not
@@ -38,6 +39,11 @@ been run for a while.
 """
 TURN: Final = 0.002
 """Seconds of serving after which it gets one in any case."""
+
+STAY: Final = 10
+"""For so many times `PATIENCE_MS` without a request the task stays, looking each time whether
+anybody waits for the loop, before it waits for a request in trio.
+"""
 
 _TRIOS_OWN: Final = 1
 """Tasks that wait for descriptors: trio itself has one."""
@@ -238,7 +244,7 @@ class TrioServer:
     async def _read(self) -> None:
         """Serve until an operation waits in this task, or there is no more to serve."""
         reader, stepper, enough = self._reader, self._stepper, self._enough
-        turn = monotonic()
+        turn, quiet = monotonic(), 0
         while not self._ended:
             enough.now = False
             try:
@@ -251,12 +257,14 @@ class TrioServer:
             self._check()
             if stepper.waits_here or self._ended:
                 return
-            if read is Read.NOTHING:
+            quiet = quiet + 1 if read is Read.NOTHING else 0
+            others = _others_wait()
+            if quiet and (others or stepper.under_way or quiet > STAY):
                 try:
                     await trio.lowlevel.wait_readable(self._session.fileno())
                 except trio.ClosedResourceError:
                     return
-            elif _others_wait() or monotonic() - turn > TURN:
+            elif others or monotonic() - turn > TURN:
                 await trio.lowlevel.checkpoint()
             else:
                 continue
