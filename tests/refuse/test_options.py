@@ -176,7 +176,6 @@ def test_what_is_given_is_what_puffs_is_asked_for(
         ({"modules": "iconv", "to_code": "klingon"}, ["'to_code'", "'klingon'"]),
         ({"modules": "iconv", "from_code": "utf-16"}, ["'from_code'", "utf-16"]),
         ({"fd": 5}, ["'fd'", "leave it out"]),
-        ({"noforget": True}, ["'noforget'", "use_ino"]),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(keywords: dict[str, Any], says: list[str]) -> None:

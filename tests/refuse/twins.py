@@ -136,6 +136,8 @@ _PATHS: Final = {
         ("users", "mount"),
     ),
     "loopback alone": ("loopback.py {module} {backing} {mountpoint}", ("users",)),
+    "memory noforget": ("memory.py {module} {mountpoint} noforget", ("remembered",)),
+    "memory remember": ("memory.py {module} {mountpoint} remember=60", ("remembered",)),
     "loopback readdir_ino": (
         "loopback.py {module} {backing} {mountpoint} readdir_ino attr_timeout=60",
         ("numbered",),

@@ -1,6 +1,7 @@
 """`init_with_config`: a program that looks at what was settled, and may change some of it."""
 
 import logging
+import math
 from typing import Any, Final
 
 from puffs.attach.fuse.session import Session
@@ -26,8 +27,6 @@ _OWNERS: Final = {"uid": "set_uid", "gid": "set_gid", "umask": "set_mode"}
 """Fields of `Settings` that may be None, and what then says so in a `fuse_config`."""
 _MASKS: Final = ("fmask", "dmask")
 """The same, where 0 says so."""
-_REFUSED: Final = ("remember",)
-"""What puffs does not do: see the options of these names."""
 
 
 def configured(init: Method, mount: Mount, settings: Settings, dialect: Dialect) -> None:
@@ -58,7 +57,7 @@ def _connection(mount: Mount) -> fuse_conn_info:
 
 
 def _config(settings: Settings) -> fuse_config:
-    config = fuse_config(nullpath_ok=0, debug=settings.debug)
+    config = fuse_config(nullpath_ok=0, debug=settings.debug, remember=_remembered(settings))
     for name in _PLAIN:
         setattr(config, name, getattr(settings, name))
     for name in _SWITCHES:
@@ -81,10 +80,12 @@ def _take_over(config: fuse_config, settings: Settings) -> None:
         setattr(settings, name, getattr(config, name) if getattr(config, switch) else None)
     for name in _MASKS:
         setattr(settings, name, getattr(config, name) or None)
-    for name in _REFUSED:
-        if getattr(config, name):
-            log.warning(
-                "init_with_config has set %s, which has no effect: docs/migrating.md has the reason"
-                " at the option of that name",
-                name,
-            )
+    if config.remember != _remembered(settings):
+        log.warning(
+            "init_with_config has set remember, which has no effect: give it to FUSE as an option"
+        )
+
+
+def _remembered(settings: Settings) -> int:
+    """Seconds, or -1 for ever."""
+    return -1 if math.isinf(settings.remember) else int(settings.remember)

@@ -152,6 +152,10 @@ def _seconds(text: str) -> float:
     return max(0.0, seconds)  # as libfuse
 
 
+def _remembered(text: str) -> float:
+    return math.inf if text == "-1" else float(_number(text, "a number of seconds, or -1"))
+
+
 def _bytes(text: str) -> int:
     """The kernel takes no less than a page, and puffs no more than `MAX_PAYLOAD`."""
     return min(max(_number(text, "a number of bytes"), PAGE), MAX_PAYLOAD)
@@ -206,10 +210,6 @@ _BLOCK: Final = Refused(
 _SIGNALLED: Final = NoDifference("Python repeats a call that a signal has interrupted (PEP 475)")
 _MOUNT_FUSE: Final = Refused(
     "it is for mount.fuse, which starts programs", "start the program as that user"
-)
-_FORGETS: Final = Refused(
-    "a file has its inode number for as long as the kernel knows it",
-    "give use_ino, with numbers of the program's own",
 )
 _PYTHON_HELP: Final = Refused(
     "a program in Python has a help page of its own", "see docs/migrating.md for the options"
@@ -292,8 +292,10 @@ OPTIONS: Final = (
     Option(
         "readdir_ino", None, "2 3", "listings have known inode numbers", Sets("readdir_ino", True)
     ),
-    Option("noforget", None, "2 3", "inode numbers stay", _FORGETS),
-    Option("remember", "T", "2 3", "inode numbers stay so long", _FORGETS),
+    Option("noforget", None, "2 3", "inode numbers stay", Sets("remember", math.inf)),
+    Option(
+        "remember", "T", "2 3", "they stay so long; -1: for ever", Sets("remember", _remembered)
+    ),
     Option("hard_remove", None, "2 3", "remove open files at once", Sets("hard_remove", True)),
     Option(
         "nopath",

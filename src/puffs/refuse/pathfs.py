@@ -19,6 +19,7 @@ from puffs.refuse.hiding import HIDING, HidingNames
 from puffs.refuse.path_files import FILES
 from puffs.refuse.path_names import NAMES
 from puffs.refuse.program import Program
+from puffs.refuse.remembering import Remembered
 from puffs.refuse.serving import leave
 from puffs.refuse.settings import Settings
 from puffs.server.operations import Operations
@@ -137,7 +138,10 @@ class PathServer(LongNames):
             )
             return self._names
 
-        return adapted(table, program.find, names=names, factories=HIDING)
+        operations = adapted(table, program.find, names=names, factories=HIDING)
+        if not self.settings.remember:
+            return operations
+        return {**operations, **Remembered(self._names, self.settings.remember).operations()}
 
     def _mounted(self, mount: PathMount) -> None:
         self._mount = mount.mount

@@ -41,6 +41,7 @@ class Settings:
         parallel_direct_writes: all files are opened with that.
         use_ino: the inode numbers that the program tells are shown.
         readdir_ino: listings have the inode numbers of files that are known.
+        remember: the seconds for which a file that the kernel has forgotten keeps its inode number.
         hard_remove: an open file is removed at once, and not renamed until it is closed.
         modules: the names of the modules that stand between the kernel and the program, the
             innermost first.
@@ -69,6 +70,7 @@ class Settings:
     parallel_direct_writes: bool = False
     use_ino: bool = False
     readdir_ino: bool = False
+    remember: float = 0.0
     hard_remove: bool = False
     modules: tuple[str, ...] = ()
     module_options: dict[str, str | bool] = field(default_factory=dict)

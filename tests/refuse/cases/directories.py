@@ -4,6 +4,7 @@ import os
 import stat
 
 from puffs.check import libc
+from tests.fuse.handles import drop_caches
 from tests.refuse.saying import Place, Say, case, opened, write
 
 MANY = 3000
@@ -126,3 +127,26 @@ def known_numbers(at: Place, say: Say) -> None:
     listed = {entry.name: entry.inode() for entry in os.scandir(at.path)}
     say("all", len, listed)
     say("as stat has them", lambda: sum(listed[name] == known[name] for name in known))
+
+
+@case("remembered")
+def numbers_that_stay(at: Place, say: Say) -> None:
+    """The numbers of files that the kernel has forgotten meanwhile."""
+
+    def numbers() -> list[int]:
+        return [os.lstat(at(name)).st_ino for name in ("a", "dir", "dir/b")]
+
+    write(at("a"))
+    os.mkdir(at("dir"))
+    write(at("dir/b"))
+    first = numbers()
+    for name in range(20):  # what comes after gets other numbers
+        write(at(f"other {name}"))
+    drop_caches(at.mountpoint)
+    say("again", lambda: numbers() == first)
+    os.rename(at("dir"), at("moved"))
+    drop_caches(at.mountpoint)
+    say("moved", lambda: os.lstat(at("moved/b")).st_ino == first[2])
+    os.unlink(at("a"))
+    write(at("a"))
+    say("made anew", lambda: os.lstat(at("a")).st_ino in first)
