@@ -18,6 +18,7 @@ from puffs.attach.fuse.options import OptionError
 from puffs.attach.serve import connected
 from puffs.kernel.mount import Mount
 from puffs.refuse.inodes import Inodes
+from puffs.refuse.memory import keep_for_data
 from puffs.refuse.options import OPTIONS, OfModule, Sets, parse
 from puffs.refuse.serving import guard, print_requests
 from puffs.refuse.settings import Dialect, Settings
@@ -70,6 +71,7 @@ class InodeMount:
 
     def begin(self) -> None:
         """The main loop begins: the handlers may be called."""
+        keep_for_data()
         self.inodes.program.init()
         self.inodes.begin(self.mount)
         self.mount.server_pid = os.getpid()  # the program may have become a daemon
