@@ -36,7 +36,7 @@ _DOTS = "the dots are listed where the library leaves them out"
 _LINKED = "an open file that another name leads to is not hidden, and known by that name"
 _STATVFS = "a file system that does not say how large it is can be asked all the same"
 _MAPPED = "puffs lets the kernel map files that are read directly"
-_UNOPENED = "without open nobody would see O_TRUNC: truncate is asked, libfuse 3 loses it"
+_ATOMIC = "libfuse 3 hands O_TRUNC on to open; here truncate is asked, as by libfuse 2"
 _AS_ON_3 = "libfuse 2 asks otherwise; for mfusepy puffs asks as libfuse 3 does"
 _HEARD = "what init writes is still heard where the program was started"
 _EIO = "the caller gets EIO at once, and does not wait for the end of the mount"
@@ -71,7 +71,10 @@ DIFFERENT: Final = (
     Different("fusepy *", "tree: fallocates", "*", _FALLOCATE),
     Different("fusepy devices*", "devices: allocates", "*", _FALLOCATE),
     Different("*fusepy* devices*", "devices: times_given", "*", _TIMES),
-    Different("mfusepy devices*", "devices: without_open", "emptied", _UNOPENED),
+    Different("mfusepy devices*", "devices: without_open", "emptied", _ATOMIC),
+    Different("mfusepy noting", "noting: what_is_asked", "replace", _ATOMIC),
+    Different("mfusepy memory", "tree: opens", "truncated", _ATOMIC),
+    Different("pyfuse3 tmpfs", "tree: opens", "truncated", _ATOMIC),
     *(Different("*fusepy daemon", "life", label, _HEARD) for label in ("unmounted", "terminated")),
     *(
         Different("pyfuse3 closing", "life", label, _EIO)

@@ -49,9 +49,6 @@ class InodeMount:
             settings = settings_of(options, dialect)
             settings.mount.threads = 1
             settings.mount.writeback = inodes.writeback
-            if dialect == "fuse3":
-                settings.mount.atomic_o_trunc = True
-            settings.mount.atomic_o_trunc &= inodes.opens
             self.session, self._connection = connected(
                 inodes,
                 mountpoint,

@@ -99,7 +99,6 @@ class Inodes(Counting, Handling, LongNames):
         plain handler calls next on that thread is to go on with that. An `Outcome`, or of handlers
         that are `async def` anything to be awaited."""
         self._base = base
-        self.opens = self._handler("open") is not None
         self._mount: Mount
         self._generations: dict[int, int] = {}
         self._forget = self._handler("forget")

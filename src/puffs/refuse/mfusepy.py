@@ -7,7 +7,7 @@ Its programs run as they are. What is different, and meant to be:
 - `utimens` is given real times: of one that is to be the present, the present; of one that is left
   as it is, the present value. mfusepy on libfuse 3 gives UTIME_NOW and UTIME_OMIT as nanoseconds.
 - rename(2) with flags is EINVAL: on libfuse 3 an exchange would be carried out as a plain rename.
-- O_TRUNC arrives at `open`, as on libfuse 3; where there is no `open`, as a `truncate`.
+- O_TRUNC arrives as a `truncate`, as on libfuse 2.
 - What `init_with_config` sets in `fuse_config` counts; what it sets in `fuse_conn_info` comes too
   late, and is logged.
 - `bmap` is never called: the kernel asks for it on block devices only. `read_buf` and `write_buf`

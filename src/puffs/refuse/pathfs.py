@@ -81,8 +81,6 @@ class PathServer(LongNames):
         program, settings = self._program, self.settings
         calls, mount = program.calls, settings.mount
         mount.posix_locks, mount.flocks = devices.kept_locks(calls, mount)
-        if program.dialect.libfuse == "fuse3":
-            mount.atomic_o_trunc = True
         mount.atomic_o_trunc &= calls.find("open") is not None  # else nobody would see it
         if settings.direct_io and calls.find("init_with_config") is None:  # which might change it
             mount.pagecache = False
