@@ -107,6 +107,8 @@ for_refuse_full = ( $(call apt,pkg-config --exists fuse fuse3,pkg-config libfuse
 
 # How many processes run tests beside each other.
 WORKERS ?= 2
+# Files in their order: sorted by how many tests they have, those of one long test would be last.
+BESIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # For how long `make fuzz` fuzzes each decoder.
 SECONDS ?= 60
@@ -122,17 +124,17 @@ help:  ## this list
 demo: $(STAMP)  ## mount a file system written in Python, unpack a real tree into it, verify it
 	$(VENV)/bin/puffs demo
 
-test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (under 10 minutes)
+test: $(STAMP)  ## the tests, with real mounts where /dev/fuse is there (12 minutes)
 	@$(for_tests)
 	@$(for_fuzz)
 	@$(for_refuse)
-	$(PY) -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
-	PUFFS_PURE=1 $(PY) -m pytest -m "loops and not slow" -n $(WORKERS) --dist loadfile
+	$(PY) -m pytest -m "not slow" $(BESIDE)
+	PUFFS_PURE=1 $(PY) -m pytest -m "loops and not slow" $(BESIDE)
 
 test-full: test  ## the tests and the slow ones: real programs, stress
 	@$(for_programs)
 	@$(for_refuse_full)
-	PUFFS_PURE=1 $(PY) -m pytest -m "fuse and not loops and not slow" -n $(WORKERS) --dist loadfile
+	PUFFS_PURE=1 $(PY) -m pytest -m "fuse and not loops and not slow" $(BESIDE)
 	$(PY) -m pytest -m slow
 
 statements: $(STAMP)  ## what is proved of the reference, into docs/semantics.md (BREAK=1: and by what)

@@ -45,8 +45,6 @@ _GETLK = "libfuse answers F_GETLK from what it has noted itself; here the progra
 _HANDLE = "a file that is truncated while it is open comes with its handle"
 
 DIFFERENT: Final = (
-    Different("mfusepy 2 memory", "tree: opens", "truncated", _AS_ON_3),
-    Different("mfusepy 2 noting", "noting: what_is_asked", "replace", _AS_ON_3),
     Different("mfusepy 2 devices raw", "devices: controls", "of a directory*", _AS_ON_3),
     Different("*fusepy* noting", "noting: what_is_asked", "unlink while open", _LINKED),
     Different("mfusepy noting", "noting: what_is_asked", "change while open", _HANDLE),
