@@ -1,5 +1,6 @@
 """`puffs mount` and `puffs umount`: real processes, real mounts, and nothing left of them."""
 
+import json
 import os
 import re
 import shutil
@@ -126,14 +127,12 @@ def test_mounts_in_the_background_and_unmounts(mnt: Path) -> None:
 
 def test_a_background_server_holds_no_terminal_and_no_directory(mnt: Path) -> None:
     succeeds(*PUFFS, "mount", "servers.py:Fine", "mnt", cwd=mnt.parent)
-    with all_end(mnt):
-        table = succeeds("ps", "-ww", "-eo", "pid=,tty=,args=")
-        server = next(int(line.split()[0]) for line in table.splitlines() if "servers.py:" in line)
-        assert os.readlink(f"/proc/{server}/cwd") == "/"
-        for standard in (0, 1, 2):
-            assert os.readlink(f"/proc/{server}/fd/{standard}") == "/dev/null"
-        assert os.getsid(server) != os.getsid(0)
-        succeeds(*PUFFS, "umount", mnt)
+    server = json.loads(succeeds(*PUFFS, "status", "--json", mnt))["pid"]
+    assert os.readlink(f"/proc/{server}/cwd") == "/"
+    for standard in (0, 1, 2):
+        assert os.readlink(f"/proc/{server}/fd/{standard}") == "/dev/null"
+    assert os.getsid(server) != os.getsid(0)
+    succeeds(*PUFFS, "umount", "--wait", mnt)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
