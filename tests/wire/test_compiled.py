@@ -2,6 +2,7 @@
 serves.
 """
 
+import errno
 import stat
 from collections.abc import Callable
 from importlib import import_module
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from puffs.attach.fuse import abi, compiled
+from puffs.refuse import pyfuse3
 from puffs.refuse.attributes import attributes
+from puffs.refuse.inodes import AsyncInodes
 from puffs.server.attr import WIRE_SIZE, Attr
 from tests.needs import cannot
 
@@ -23,8 +26,7 @@ def test_structs_are_as_long_as_the_codec_says() -> None:
     except ImportError:
         cannot("the compiled loop was not built: install gcc, then run `make clean`")
     assert {name: LAYOUTS[name].size for name in loop.SIZES} == loop.SIZES
-    assert import_module(compiled.INODES).WIRE == WIRE_SIZE
-    assert import_module(compiled.PATHS).WIRE == WIRE_SIZE
+    assert loop.WIRE == WIRE_SIZE
 
 
 @pytest.mark.parametrize("layout", [abi.READ_IN, abi.WRITE_IN], ids=["read", "write"])
@@ -32,6 +34,31 @@ def test_reads_and_writes_begin_alike(layout: abi.Layout) -> None:
     """One struct stands for what is looked at of both."""
     assert list(layout.fields.values())[:3] == [(0, "Q"), (8, "Q"), (16, "I")]
     assert list(layout.fields)[:3] == ["fh", "offset", "size"]
+
+
+class TwoHandlers(pyfuse3.Operations):
+    """A program for pyfuse3 that has these only."""
+
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.ENOENT)
+
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        raise pyfuse3.FUSEError(errno.EPERM)
+
+
+def test_handlers_of_programs_for_pyfuse3_are_compiled_unless_it_is_not_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inodes = AsyncInodes(TwoHandlers(), pyfuse3.Operations)
+    if compiled.module(compiled.INODES) is None:
+        cannot("they were not built, or are not wanted")
+    assert inodes.compiled_handlers().keys() == {abi.Opcode.LOOKUP, abi.Opcode.MKDIR}
+    monkeypatch.setenv(compiled.PURE, "1")
+    assert inodes.compiled_handlers() == {}
 
 
 TIMES = (0, 1, 1_700_000_000, 1_700_000_000_987_654_321, -1, 0.25, -0.25, 1e18, True)

@@ -16,11 +16,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.bytearray cimport PyByteArray_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 from posix.stat cimport S_IFDIR, S_IFREG
 
 from puffs.attach.fuse._compiled cimport (
-    WIRE_SIZE,
     WRITE_IN_SIZE,
     Answer,
     AttrReply,
@@ -37,8 +35,8 @@ from puffs.attach.fuse._compiled cimport (
     OpenIn,
     OpenOut,
     OpenReply,
-    OutHeader,
     ReleaseIn,
+    Wire,
     WriteReply,
     enter,
 )
@@ -59,11 +57,10 @@ from puffs.attach.fuse.handlers.names import OF_CREATE, longest_lookup
 from puffs.attach.fuse.replies import TTL_MAX
 from puffs.kernel.police import TYPES
 from puffs.refuse.inode_plain import NO_FH, TIMEOUT, FUSEError, Outcome, State
+from puffs.refuse.inode_plain import EntryAttributes as PlainAttributes
+from puffs.refuse.inode_plain import FileInfo as PlainInfo
 from puffs.server.driver import rest_of_begun
 from puffs.server.errors import MAX_ERRNO
-
-cdef extern from "unistd.h" nogil:
-    ssize_t write(int fd, const void *buffer, size_t size)
 
 cdef extern from "Python.h":
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
@@ -71,26 +68,6 @@ cdef extern from "Python.h":
     object PyObject_CallObject(object function, object arguments)
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     void Py_DECREF(PyObject *)
-
-cdef struct Wire:  # `fuse_attr` without its first member
-    uint64_t size
-    uint64_t blocks
-    int64_t atime
-    int64_t mtime
-    int64_t ctime
-    uint32_t atimensec
-    uint32_t mtimensec
-    uint32_t ctimensec
-    uint32_t mode
-    uint32_t nlink
-    uint32_t uid
-    uint32_t gid
-    uint32_t rdev
-    uint32_t blksize
-    uint32_t flags
-
-WIRE = sizeof(Wire)
-"""How long the image of attributes is here."""
 
 cdef enum:
     PYGEN_NEXT = 1
@@ -113,24 +90,7 @@ cdef double LONGEST_TIME = TTL_MAX
 cdef class EntryAttributes:
     """See `inode_plain.EntryAttributes`."""
 
-    __slots__ = (
-        "attr_timeout",
-        "entry_timeout",
-        "generation",
-        "st_atime_ns",
-        "st_birthtime_ns",
-        "st_blksize",
-        "st_blocks",
-        "st_ctime_ns",
-        "st_gid",
-        "st_ino",
-        "st_mode",
-        "st_mtime_ns",
-        "st_nlink",
-        "st_rdev",
-        "st_size",
-        "st_uid",
-    )
+    __slots__ = PlainAttributes.__slots__
 
     cdef public uint64_t st_ino, generation, st_rdev
     cdef public int64_t st_size, st_blocks, st_blksize
@@ -168,16 +128,15 @@ cdef int tell_time(object ns, int64_t *seconds, uint32_t *fraction) except -1:
 
 cdef int tell_attributes(EntryAttributes entry, unsigned char *at) except -1:
     """Make an image of attributes."""
-    cdef Wire wire
+    wire = <Wire *> at
     tell_time(entry.st_atime_ns, &wire.atime, &wire.atimensec)
     tell_time(entry.st_mtime_ns, &wire.mtime, &wire.mtimensec)
     tell_time(entry.st_ctime_ns, &wire.ctime, &wire.ctimensec)
-    # A size below 0 is a mistake of the program that the kernel tells of, for this file alone.
-    wire.size, wire.blocks = <uint64_t> entry.st_size, <uint64_t> entry.st_blocks
-    wire.mode, wire.nlink = entry.st_mode, entry.st_nlink
+    wire.size, wire.blocks, wire.mode, wire.nlink = (
+        entry.st_size, entry.st_blocks, entry.st_mode, entry.st_nlink
+    )
     wire.uid, wire.gid, wire.rdev = entry.st_uid, entry.st_gid, <uint32_t> entry.st_rdev
-    wire.blksize, wire.flags = <uint32_t> entry.st_blksize, 0
-    memcpy(at, &wire, WIRE_SIZE)
+    wire.blksize, wire.flags = entry.st_blksize, 0
     return 0
 
 
@@ -232,7 +191,7 @@ cdef class RequestContext:
 cdef class FileInfo:
     """See `inode_plain.FileInfo`."""
 
-    __slots__ = ("direct_io", "fh", "keep_cache", "nonseekable")
+    __slots__ = PlainInfo.__slots__
 
     cdef public uint64_t fh
     cdef public bint direct_io, keep_cache, nonseekable
@@ -349,17 +308,15 @@ cdef class Asking(Handler):
 
     cdef bint fails(self, code) except -1:
         """Answer with an errno. False: that is for the plain handler."""
-        cdef OutHeader reply
         if type(code) is not int or not 0 < code <= MOST_ERRNO:
             return False
-        unique = self.channel.now.unique
-        reply.len, reply.error, reply.unique = sizeof(reply), -<int32_t> code, unique
-        self.written(write(self.fd, &reply, sizeof(reply)), unique)
+        self.answer(code, self.channel.now.unique)
         return True
 
     cdef int done(self) except -1:
-        cdef OutHeader reply
-        self.send(&reply, sizeof(reply), self.channel.now.unique)
+        """Answer that it is done. What the program has returned for that is nothing."""
+        self.reply = None
+        self.answer(0, self.channel.now.unique)
         return 0
 
 
@@ -456,7 +413,6 @@ cdef class Remove(Asking):
     cdef int serve(self, Py_ssize_t length) except -1:
         cookie = self.nodes[self.channel.now.nodeid].cookie
         if self.ask((cookie, self.raw_name(length), self.context()), length):
-            self.reply = None
             self.done()
         return 0
 
@@ -609,7 +565,6 @@ cdef class Release(Asking):
         fh = (<ReleaseIn *> self.body()).fh
         self.nodes[self.channel.now.nodeid]  # raises if there is none
         if self.ask((number(self.file_of[fh]),), length):
-            self.reply = None
             self.close(fh)
             self.done()
         return 0
@@ -622,7 +577,6 @@ cdef class Flush(Asking):
     cdef int serve(self, Py_ssize_t length) except -1:
         self.nodes[self.channel.now.nodeid]  # raises if there is none
         if self.ask((number(self.file_of[(<FlushIn *> self.body()).fh]),), length):
-            self.reply = None
             self.done()
         return 0
 

@@ -10,7 +10,9 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
 from cpython.object cimport PyObject
 from libc.math cimport floor, isfinite
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
+
+from puffs.attach.fuse._compiled cimport Wire
 
 from puffs.server.attr import Attr
 from puffs.kernel.police import TYPES
@@ -20,26 +22,6 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     object PyByteArray_FromStringAndSize(const char *string, Py_ssize_t length)
     object PyType_GenericAlloc(object type, Py_ssize_t count)
-
-cdef packed struct Wire:  # `fuse_attr` without its first member: see `server.attr.WIRE`
-    uint64_t size
-    uint64_t blocks
-    int64_t atime
-    int64_t mtime
-    int64_t ctime
-    uint32_t atimensec
-    uint32_t mtimensec
-    uint32_t ctimensec
-    uint32_t mode
-    uint32_t nlink
-    uint32_t uid
-    uint32_t gid
-    uint32_t rdev
-    uint32_t blksize
-    uint32_t flags
-
-WIRE = sizeof(Wire)
-"""How long the struct is here."""
 
 cdef enum:
     NS = 1_000_000_000

@@ -148,50 +148,19 @@ class Calls:
         It gets the first `given` of the arguments that the caller passes, or all of them.
         """
         method = self.find(name)
-        return None if method is None else _GUARDS[given](name, method, self.failures.of)
+        if method is None:
+            return None
+        failed = self.failures.of
 
+        def call(*args: Any) -> None:
+            try:
+                result = method(*args[:given])
+            except BaseException as exc:
+                raise failed(name, exc) from None
+            if result:
+                check(result)
 
-Failed = Callable[[str, BaseException], OSError]
-
-
-def _guard(name: str, method: Method, failed: Failed) -> Method:
-    def call(*args: Any) -> None:
-        try:
-            result = method(*args)
-        except BaseException as exc:
-            raise failed(name, exc) from None
-        if result:
-            check(result)
-
-    return call
-
-
-def _guard_of_two(name: str, method: Method, failed: Failed) -> Method:
-    def call(path: Any, _: Any) -> None:
-        try:
-            result = method(path)
-        except BaseException as exc:
-            raise failed(name, exc) from None
-        if result:
-            check(result)
-
-    return call
-
-
-def _guard_of_three(name: str, method: Method, failed: Failed) -> Method:
-    def call(path: Any, argument: Any, _: Any) -> None:
-        try:
-            result = method(path, argument)
-        except BaseException as exc:
-            raise failed(name, exc) from None
-        if result:
-            check(result)
-
-    return call
-
-
-_GUARDS: Final = {None: _guard, 1: _guard_of_two, 2: _guard_of_three}
-"""By how many arguments an operation gets: all, or all but the last."""
+        return call
 
 
 def absent(*_args: Any) -> Any:

@@ -86,9 +86,6 @@ class HidingNames(Names):
 
     def last_path(self, node: Node) -> str | None:
         """The path of a node; None when it is gone."""
-        parent, name = node.place
-        if parent.at == self.at:
-            return parent.prefix + name
         path, there = self.find(node)
         return path if there else None
 

@@ -98,8 +98,7 @@ class Places:
     def add(self, place: Place) -> Node:
         """A new node at `place`."""
         node = Node(place)
-        held = self.held[place] = _Held(node, self._gone)
-        held.place = place
+        self.put(place, node)
         return node
 
     def take(self, place: Place) -> Node | None:
@@ -673,33 +672,7 @@ file.
 """
 
 
-def _make_at_once(names: Names, method: Method) -> Method:
-    def operation(dir: Node, name: str, *args: Any) -> Node:
-        place = (dir, name)
-        names.call_below(method, place, *args)
-        return names.fresh(place)
-
-    return operation
-
-
-def _remove_at_once(names: Names, method: Method) -> Method:
-    get = names.nodes.get
-
-    def operation(dir: Node, name: str, cred: Cred) -> None:
-        place = (dir, name)
-        known = get(place)
-        names.call_below(method, place, cred)
-        names.leave(place, known)
-
-    return operation
-
-
 DIRECT: Final[Factories] = COMMON | {
-    "mknod": _make_at_once,
-    "mkdir": _make_at_once,
-    "symlink": _make_at_once,
-    "remove": _remove_at_once,
-    "rmdir": _remove_at_once,
     "lookup": _lookup,
     "getattr": _getattr,
     "read": _transfer,

@@ -82,6 +82,23 @@ cdef packed struct WriteReply:
     uint32_t size
     uint32_t padding
 
+cdef packed struct Wire:  # `fuse_attr` without its first member: see `server.attr.WIRE`
+    uint64_t size
+    uint64_t blocks
+    int64_t atime
+    int64_t mtime
+    int64_t ctime
+    uint32_t atimensec
+    uint32_t mtimensec
+    uint32_t ctimensec
+    uint32_t mode
+    uint32_t nlink
+    uint32_t uid
+    uint32_t gid
+    uint32_t rdev
+    uint32_t blksize
+    uint32_t flags
+
 cdef packed struct AttrReply:
     OutHeader header
     uint64_t attr_valid

@@ -7,6 +7,7 @@ from puffs.attach.fuse.reader import Reader
 from puffs.attach.fuse.replies import Answer as PlainAnswer
 
 SIZES: Mapping[str, int]
+WIRE: int
 HANDLERS: CompiledHandlers
 DIRECT_HANDLERS: CompiledHandlers
 

@@ -100,6 +100,8 @@ SIZES = {
     "fuse_forget_one": sizeof(ForgetOne),
 }
 """How long the structs are here, by the names that `abi` has for them."""
+WIRE = sizeof(Wire)
+"""The same of the image of attributes."""
 
 cdef enum:
     BATCH_FORGET_IN_SIZE = 8
